@@ -436,10 +436,11 @@ def _match_best(
     for i, j in pairs:
         matched[i] = j
     num_repaired = 0
+    known = set(source)
     last_i = last_j = -1
     for i, j in [*pairs, (len(source), len(target))]:
         if i - last_i > 1 and j - last_j > 1:
-            gap = _match_gap(source[last_i + 1 : i], target[last_j + 1 : j])
+            gap = _match_gap(source[last_i + 1 : i], target[last_j + 1 : j], known)
             for s, t in gap.items():
                 matched[last_i + 1 + s] = last_j + 1 + t
             num_repaired += len(gap)
@@ -447,24 +448,30 @@ def _match_best(
     return matched, status, num_repaired
 
 
-def _match_gap(source: list[str], target: list[str]) -> dict[int, int]:
-    """Match the words between two equal pairs: by characters, then by position."""
-    found = _match_characters(source, target)
+def _match_gap(source: list[str], target: list[str], known: set[str]) -> dict[int, int]:
+    """Match the words between two equal pairs: by characters, then by position.
+
+    A written word that is a word of the source (in `known`), only elsewhere, is a doubled or
+    misplaced one: it stands for no other word by position.
+    """
+    found = _match_characters(source, target, known)
     last_s = last_t = -1
     out = dict(found)
     for s, t in [*sorted(found.items()), (len(source), len(target))]:
         count = s - last_s - 1
         if count and t - last_t - 1 == count <= _MAX_BY_POSITION:
             for k in range(1, count + 1):
-                out[last_s + k] = last_t + k
+                if target[last_t + k] not in known:
+                    out[last_s + k] = last_t + k
         last_s, last_t = s, t
     return out
 
 
-def _match_characters(source: list[str], target: list[str]) -> dict[int, int]:
+def _match_characters(source: list[str], target: list[str], known: set[str]) -> dict[int, int]:
     """Link words that share more than half of their characters with what stands opposite.
 
-    A word split in two, or two words merged, still have all their characters in order.
+    A word split in two, or two words merged, still have all their characters in order. A written
+    word that is a word of the source elsewhere must be found whole.
     """
     chars_s, owner_s = _characters(source)
     chars_t, owner_t = _characters(target)
@@ -482,7 +489,9 @@ def _match_characters(source: list[str], target: list[str]) -> dict[int, int]:
         total_t[t] += 1
     best: dict[int, tuple[int, int]] = {}
     for (s, t), count in shared.items():
-        if 2 * total_s[s] > len(source[s]) and 2 * total_t[t] > len(target[t]):
+        size = len(target[t])
+        is_found = total_t[t] == size if target[t] in known else 2 * total_t[t] > size
+        if is_found and 2 * total_s[s] > len(source[s]):
             # On a tie the earlier word wins, so that a split entity keeps its B-.
             if s not in best or (count, -t) > (best[s][0], -best[s][1]):
                 best[s] = (count, t)
