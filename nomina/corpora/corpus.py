@@ -7,13 +7,17 @@ seen, and either raises at a bad record or sets it aside. Knows nothing of any f
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from nomina.entities import Entity, Example, LabelSet, Span, normalize_label, split_words
 from nomina.errors import DataError
 
+# Stands in `Example.extra` of texts that were joined from words, so that nobody takes their spacing
+# for that of a real text. One object for all of them keeps a large corpus small.
+IS_JOINED: Mapping[str, Any] = MappingProxyType({"is_joined": True})
 MAX_PLACES = 3  # a loss names this many places, then only counts
 
 
@@ -244,6 +248,40 @@ def build_example(
             return Example(text, offsets, spans, extra=extra, **rest)
         report.lose("texts cut into words anew, because an entity ends inside a word", place)
     return Example.from_entities(text, kept, extra=extra, **rest)
+
+
+def build_tagged(
+    words: Sequence[str],
+    tags: Sequence[str],
+    report: Report,
+    place: str,
+    **rest: Any,
+) -> Example:
+    """Build an example from words and tags; says in `extra["is_joined"]` that the text is rebuilt.
+
+    Words of nothing but white space are left out with their tags, and counted.
+
+    Raises:
+        DataError: If there are not as many tags as words, or one is malformed.
+    """
+    words = check_words(words)
+    if len(words) == len(tags) and not all(map(str.strip, words)):
+        kept = [index for index, word in enumerate(words) if word.strip()]
+        report.lose("empty words left out", place, len(words) - len(kept))
+        words, tags = [words[index] for index in kept], [tags[index] for index in kept]
+    rest["extra"] = {**rest["extra"], **IS_JOINED} if rest.get("extra") else IS_JOINED
+    return Example.from_tags(words, tags, **rest)
+
+
+def check_words(words: Any) -> Sequence[str]:
+    """Return words after checking that they are a list of strings.
+
+    Raises:
+        DataError: If they are not.
+    """
+    if not isinstance(words, (list, tuple)) or not all(isinstance(word, str) for word in words):
+        raise DataError(f"words must be a list of strings, were: {str(words)[:80]}")
+    return words
 
 
 def has_default_words(example: Example) -> bool:

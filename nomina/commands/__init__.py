@@ -1,0 +1,1 @@
+"""The commands of `nomina`, one file each: parse, call one public function, print."""

@@ -1,0 +1,236 @@
+"""CoNLL: one word a line with its tag in a column, a blank line behind each sentence.
+
+Reads 2 to n columns by spaces or tabs, tags in the last column that holds tags (or in the first),
+an index column, `-DOCSTART-` marks and `# id = ...` comments, in IOB1, IOB2, BIOES and BILOU. The
+file has no text, only words: examples are joined by single spaces and say so
+(`extra["is_joined"]`). Which document a sentence is of stands in `extra["document"]`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from nomina.corpora.corpus import Report, build_tagged
+from nomina.corpora.files import read_lines, write_whole
+from nomina.entities import Example, spans_to_tags
+from nomina.errors import DataError
+
+_TAG = re.compile(r"O|[BIESLU]-.+")
+_COMMENT = re.compile(r"#\s*(?:(?P<key>[\w:.]+)\s*=\s*(?P<value>.*)|id\s+(?P<id>\S+).*|http\S+.*)")
+_SAMPLE = 2000  # lines looked at to find the columns
+_DOCSTART = "-DOCSTART-"
+
+
+class Columns(NamedTuple):
+    """Where words and tags stand; tags may count from the end."""
+
+    word: int
+    tag: int
+    is_tabbed: bool
+
+
+class _Sentence(NamedTuple):
+    first_line: int
+    rows: list[tuple[int, list[str]]]
+    comments: dict[str, str]
+    document: int
+
+
+def _split(line: str, is_tabbed: bool) -> list[str]:
+    return line.split("\t") if is_tabbed else line.split()
+
+
+def _is_blank(line: str) -> bool:
+    return not line.strip(" \t\r")
+
+
+def _is_mark(line: str) -> bool:
+    return line.startswith((_DOCSTART, "-DOCEND-"))
+
+
+def guess_columns(lines: Iterable[str]) -> Columns | None:
+    r"""Find the columns of words and tags; None if there are none.
+
+    Example:
+        >>> guess_columns(["EU NNP B-NP B-ORG", "rejects VBZ B-VP O"])
+        Columns(word=0, tag=3, is_tabbed=False)
+        >>> guess_columns(["B-ACTOR\tclooney", "O\tmovie"])
+        Columns(word=1, tag=0, is_tabbed=True)
+    """
+    kept = [x for x in lines if not _is_blank(x) and not _is_mark(x) and not _COMMENT.fullmatch(x)]
+    if not kept:
+        return None
+    is_tabbed = all("\t" in line for line in kept)
+    rows = [_split(line, is_tabbed) for line in kept]
+    width = len(rows[0])
+    if width < 2 or sum(len(row) == width for row in rows) < 0.9 * len(rows):
+        return None
+    rows = [row for row in rows if len(row) == width]
+    tagged = [i for i in range(width) if all(_TAG.fullmatch(row[i]) for row in rows)]
+    # A column of nothing but O is one of tags only if no other is.
+    tagged = [i for i in tagged if any(row[i] != "O" for row in rows)] or tagged
+    if not tagged:
+        return None
+    tag = tagged[-1]
+    if tag == 0:
+        return Columns(width - 1, 0, is_tabbed)
+    has_index = width > 2 and rows[0][0] in ("0", "1") and all(row[0].isdigit() for row in rows)
+    return Columns(1 if has_index else 0, tag, is_tabbed)
+
+
+def read_conll(path: Path, report: Report, column: int | None = None) -> Iterator[Example]:
+    """Yield the sentences of a CoNLL file.
+
+    Args:
+        path: The file.
+        report: Where losses are counted and bad sentences set aside.
+        column: The column of the tags, from 1. Defaults to the last one that holds tags.
+
+    Raises:
+        DataError: If no column holds tags; unless errors are skipped, if a line has too few
+            columns or no tag. Names file and line.
+    """
+    lines = read_lines(path, report)
+    sample = list(itertools.islice(lines, _SAMPLE))
+    texts = [line for _, line in sample]
+    columns = guess_columns(texts)
+    if column is not None:
+        columns = Columns(
+            columns.word if columns else 0, column - 1, all("\t" in x for x in texts if x)
+        )
+    if columns is None:
+        if not any(not _is_blank(x) for x in texts):
+            return
+        raise DataError(
+            f"{path}: no column of tags (O, B-person, I-person ...) in the first {len(sample)} "
+            "lines. Name it with --column, or the format with --from."
+        )
+    _note_choice(path, texts, columns, column, report)
+    index = -1
+    for sentence in _sentences(itertools.chain(sample, lines), columns):
+        index += 1
+        place = f"{path}:{sentence.first_line}"
+        words, tags, bad = [], [], ""
+        for number, row in sentence.rows:
+            if len(row) <= max(columns.word, columns.tag):
+                bad = f"{len(row)} columns, expected at least {max(columns.word, columns.tag) + 1}"
+            elif not _TAG.fullmatch(row[columns.tag]):
+                bad = f"a tag must be O or like B-person, I-person, was: {row[columns.tag]!r}"
+            if bad:
+                raw = "\n".join("\t".join(row) for _, row in sentence.rows)
+                report.reject(f"{path}:{number}", bad, raw)
+                break
+            words.append(row[columns.word])
+            tags.append(row[columns.tag])
+        if bad:
+            continue
+        extra = {"document": sentence.document} if sentence.document else {}
+        own = sentence.comments.get("sent_id") or sentence.comments.get("id")
+        yield build_tagged(words, tags, report, place, id=own or str(index), extra=extra)
+
+
+def _note_choice(
+    path: Path, texts: list[str], columns: Columns, column: int | None, report: Report
+) -> None:
+    if column is not None:
+        return
+    rows = [_split(x, columns.is_tabbed) for x in texts if not _is_blank(x) and not _is_mark(x)]
+    rows = [row for row in rows if len(row) > columns.tag]
+    others = [
+        i + 1
+        for i in range(columns.word + 1, columns.tag)
+        if rows and all(_TAG.fullmatch(row[i]) for row in rows)
+    ]
+    if others:
+        report.lose(
+            f"other columns of tags not read: {', '.join(map(str, others))} (read: "
+            f"{columns.tag + 1}; choose with --column)",
+            str(path),
+            len(others),
+        )
+
+
+def _sentences(lines: Iterable[tuple[int, str]], columns: Columns) -> Iterator[_Sentence]:
+    rows: list[tuple[int, list[str]]] = []
+    comments: dict[str, str] = {}
+    document = 0
+    for number, line in lines:
+        if _is_blank(line) or _is_mark(line):
+            if rows:
+                yield _Sentence(rows[0][0], rows, comments, document)
+                rows, comments = [], {}
+            document += line.startswith(_DOCSTART)
+        elif not rows and line[0] == "#" and (comment := _COMMENT.fullmatch(line)):
+            if comment["key"]:
+                comments[comment["key"]] = comment["value"].strip()
+            elif comment["id"]:
+                comments["id"] = comment["id"]
+        else:
+            rows.append((number, _split(line, columns.is_tabbed)))
+    if rows:
+        yield _Sentence(rows[0][0], rows, comments, document)
+
+
+def write_conll(
+    examples: Iterable[Example], path: Path, report: Report, scheme: str = "BIO"
+) -> None:
+    """Write words and tags in two columns, parted by a tab, so that labels may have spaces.
+
+    Args:
+        examples: What to write.
+        path: The file.
+        report: Where losses are counted.
+        scheme: "BIO", "IOB1" or "BIOES". Defaults to "BIO".
+
+    Raises:
+        DataError: If the file cannot be written.
+    """
+    document = 0
+    is_first = True
+    with write_whole(path) as file:
+        for index, example in enumerate(examples):
+            words = example.words
+            if not words:
+                report.lose("texts without a word left out", f"example {example.id or index}")
+                continue
+            own = example.extra.get("document", 0)
+            if isinstance(own, int) and own != document:
+                document = own
+                file.write(f"{_DOCSTART}\tO\n\n")
+            if example.id not in ("", str(index)):
+                file.write(f"# id = {' '.join(example.id.split())}\n")
+            _count_losses(example, words, report)
+            tags = spans_to_tags(example.spans, len(words), scheme)
+            lines = "\n".join(map("\t".join, zip(map(_cell, words), map(_cell, tags), strict=True)))
+            if is_first and lines.startswith("\ufeff"):
+                file.write("\n")  # or the first word would be read as a byte order mark
+            is_first = False
+            file.write(lines + "\n\n")
+
+
+def _cell(value: str) -> str:
+    # CoNLL has no quoting; `_count_losses` says that it happened
+    if "\t" in value or "\n" in value or "\r" in value:
+        return value.replace("\t", " ").replace("\r", " ").replace("\n", " ")
+    return value
+
+
+def _count_losses(example: Example, words: list[str], report: Report) -> None:
+    if example.text != " ".join(words):
+        report.lose("texts lost their spacing, only words are written")
+    if "scores" in example.extra:
+        report.lose("entities lost their score", count=len(example.spans))
+    if example.labels is not None:
+        report.lose("examples lost their own label set")
+    if example.source:
+        report.lose("examples lost the name of their source")
+    for key in example.extra:
+        if key not in ("document", "is_joined", "scores"):
+            report.lose(f"fields left out: {key}")
+    for word in words:
+        if _cell(word) != word:
+            report.lose("words with tabs or line breaks, written as spaces")

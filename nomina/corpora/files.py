@@ -1,0 +1,208 @@
+"""Bytes to text and back: encodings, line numbers, gzip, and files that appear whole or not at all.
+
+Knows nothing of what the text means.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import os
+import shutil
+import tempfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, BinaryIO, cast
+
+from nomina.corpora.corpus import Report
+from nomina.errors import DataError
+
+MAX_LINE_BYTES = 64 * 2**20  # a longer "line" is not a record, but a file without line breaks
+_WIDE_MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+
+
+def open_bytes(path: Path) -> BinaryIO:
+    """Open a file for reading; gzip is unpacked, recognised by its content.
+
+    Raises:
+        DataError: If there is no such file, or it is a folder.
+    """
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    is_gzip = file.read(2) == b"\x1f\x8b"
+    file.seek(0)
+    return cast(BinaryIO, gzip.GzipFile(fileobj=file, mode="rb")) if is_gzip else file
+
+
+def read_head(path: Path, num_bytes: int = 2**16) -> bytes:
+    """Return the first bytes of a file, unpacked.
+
+    Raises:
+        DataError: If the file cannot be read.
+    """
+    with open_bytes(path) as file:
+        try:
+            return file.read(num_bytes)
+        except (OSError, EOFError, zlib.error) as error:
+            raise DataError(f"{path}: cannot be unpacked: {error}") from error
+
+
+def read_lines(path: Path, report: Report, keep_ends: bool = False) -> Iterator[tuple[int, str]]:
+    r"""Yield the lines of a UTF-8 file with their numbers, from 1.
+
+    A byte order mark is left out. Lines end at `\n` or `\r\n`; other line separators of Unicode
+    are part of the line.
+
+    Args:
+        path: The file; may be gzipped.
+        report: Where a line that is not UTF-8 is set aside.
+        keep_ends: Whether the line break stays on the line.
+
+    Raises:
+        DataError: If the file is binary or cannot be read, if a line is longer than
+            `MAX_LINE_BYTES`, or, unless errors are skipped, if a line is not UTF-8.
+    """
+    with open_bytes(path) as file:
+        number = 0
+        while True:
+            try:
+                line = file.readline(MAX_LINE_BYTES + 1)
+            except (OSError, EOFError, zlib.error) as error:
+                raise DataError(f"{path}:{number + 1}: cannot be unpacked: {error}") from error
+            if not line:
+                return
+            number += 1
+            if number == 1:
+                check_is_text(path, line)
+                line = line.removeprefix(b"\xef\xbb\xbf")
+            if len(line) > MAX_LINE_BYTES:
+                raise DataError(
+                    f"{path}:{number}: the line is longer than {MAX_LINE_BYTES // 2**20} MiB. "
+                    "Expected one record a line; is this the right format (--from)?"
+                )
+            try:
+                text = line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raw = line.decode("utf-8", "backslashreplace")
+                report.reject(f"{path}:{number}", _not_utf8(error), raw.rstrip("\r\n"))
+                continue
+            if not keep_ends and text.endswith("\n"):
+                text = text[:-2] if text.endswith("\r\n") else text[:-1]
+            yield number, text
+
+
+def read_text(path: Path) -> str:
+    """Return a whole UTF-8 file as it stands, line breaks included, without a byte order mark.
+
+    Raises:
+        DataError: If the file cannot be read, is binary or not UTF-8; names line and column.
+    """
+    with open_bytes(path) as file:
+        try:
+            data = file.read()
+        except (OSError, EOFError, zlib.error) as error:
+            raise DataError(f"{path}: cannot be unpacked: {error}") from error
+    check_is_text(path, data)
+    data = data.removeprefix(b"\xef\xbb\xbf")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path}:{line}: {_not_utf8(error)}") from error
+
+
+def check_is_text(path: Path, data: bytes) -> None:
+    """Check the beginning of a file.
+
+    Raises:
+        DataError: If it is UTF-16 or binary.
+    """
+    if data[:2] in _WIDE_MARKS:
+        raise DataError(
+            f"{path}:1: the file is UTF-16. Save it as UTF-8, "
+            f"or run: iconv -f UTF-16 -t UTF-8 {path.name}"
+        )
+    zero = data.find(b"\0", 0, 2**20)
+    if zero >= 0:
+        raise DataError(f"{path}: is a binary file (byte {zero} is zero). Expected text in UTF-8.")
+
+
+def _not_utf8(error: UnicodeDecodeError) -> str:
+    byte = error.object[error.start]
+    column = error.start - error.object.rfind(b"\n", 0, error.start)
+    return (
+        f"byte {byte:#04x} in column {column} is not UTF-8 ({error.reason}). Expected UTF-8; "
+        "if the file is in an older encoding, run: iconv -f WINDOWS-1252 -t UTF-8"
+    )
+
+
+@contextlib.contextmanager
+def write_whole(path: Path) -> Iterator[IO[str]]:
+    """Open a UTF-8 text file that takes its name only when it is complete; `.gz` is packed.
+
+    Raises:
+        DataError: If the file cannot be written, or a text has a character that UTF-8 lacks.
+    """
+    with write_whole_path(path) as temporary, contextlib.ExitStack() as stack:
+        if path.suffix == ".gz":
+            file = stack.enter_context(gzip.open(temporary, "wt", encoding="utf-8", newline=""))
+        else:
+            file = stack.enter_context(temporary.open("w", encoding="utf-8", newline=""))
+        try:
+            yield cast(IO[str], file)
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"{path}: a text has half a surrogate pair ({error.object[error.start]!r}), which "
+                "no UTF-8 file can hold. Repair the text where it comes from."
+            ) from error
+
+
+@contextlib.contextmanager
+def write_whole_path(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path` that takes its name at the end, if nothing was raised.
+
+    Raises:
+        DataError: If the folder does not exist or cannot be written to.
+    """
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error.strerror}") from error
+    os.close(handle)
+    try:
+        yield Path(name)
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(name, 0o666 & ~mask)  # mkstemp makes private files
+        os.replace(name, path)
+    except IsADirectoryError as error:
+        raise DataError(f"{path}: is a folder. Give the name of a file.") from error
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+
+
+@contextlib.contextmanager
+def write_whole_folder(path: Path) -> Iterator[Path]:
+    """Give a temporary folder that takes the name `path` at the end, if nothing was raised.
+
+    Raises:
+        DataError: If `path` exists and is not an empty folder, or cannot be written.
+    """
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise DataError(f"{path}: exists already. Give the name of a new or an empty folder.")
+    try:
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error.strerror}") from error
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        if path.exists():
+            path.rmdir()
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
