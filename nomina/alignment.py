@@ -426,7 +426,7 @@ def _match_best(
     if source == target:
         return list(range(len(source))), AlignmentStatus.EXACT, 0
     pairs = longest_common_subsequence(source, target, prefer)
-    if len(pairs) == len(target):
+    if len(pairs) == sum(map(bool, target)):  # a tag without a word is no other word
         status = AlignmentStatus.OMISSION
     elif len(pairs) == len(source):
         status = AlignmentStatus.ADDITION

@@ -298,10 +298,12 @@ class _Reader:
         gold: dict[str, Example] | None,
     ) -> None:
         self.mode, self.unknown, self.out, self.gold = mode, unknown, out, gold
+        self.is_gner = False
         self.schemes = {"gold": _SchemeCheck(), "predicted": _SchemeCheck()}
 
     def read(self, row: dict[str, Any], place: str) -> Prediction | None:
-        if "instance" in row:
+        self.is_gner = "instance" in row  # its tags are read as its evaluator reads them
+        if self.is_gner:
             row = _flat(row, place)
         name = str(row.get("id", ""))
         labels: tuple[str, ...] = ()
@@ -383,7 +385,7 @@ class _Reader:
                 raise _Unreadable(f"{what} with another number of tags than words")
             self.schemes[what].add(data, place, self.out.problems, what)
             try:
-                spans = gner_spans(data) if self.mode == "gner" else tags_to_spans(data)
+                spans = gner_spans(data) if self.is_gner else tags_to_spans(data)
             except NominaError as error:
                 raise _Unreadable(f"{what}: {error}") from error
             return tuple(Span(a, b, sys.intern(label)) for a, b, label in spans), ()

@@ -1,0 +1,816 @@
+"""`nomina evaluate`, `nomina score` and `nomina compare`: how good predictions are."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+import typer
+
+from nomina import calibration, reports
+from nomina.analysis import Analysis, analyze
+from nomina.corpora import read_corpus
+from nomina.entities import normalize_label
+from nomina.errors import DataError, NominaError
+from nomina.evaluation import (
+    MEASURES,
+    METRICS,
+    NUM_RESAMPLES,
+    Comparison,
+    Evaluation,
+    check_metrics,
+    compare_average,
+    evaluate,
+)
+from nomina.predictions import (
+    Prediction,
+    PredictionSet,
+    read_predictions,
+)
+from nomina.protocols import PROTOCOLS, Protocol, drop_labels, get_protocol, unseen_labels
+from nomina.runs import SCORES, Run, Tagger, Task, file_name, run_tasks
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Matching = Literal["published", "best"]
+_MODES: dict[str, Literal["gner", "best"]] = {"published": "gner", "best": "best"}
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What is written beside the table.
+
+    Attributes:
+        report: HTML page to write.
+        folder: Folder for `scores.json`, `analysis.json` and the predictions.
+        seen_labels: Labels of the model's training data, if known.
+    """
+
+    report: Path | None = None
+    folder: Path | None = None
+    seen_labels: tuple[str, ...] | None = None
+
+
+@dataclass
+class Result:
+    """What a command found, ready to print.
+
+    Attributes:
+        evaluation: The scores.
+        model: What was evaluated.
+        seconds: How long it took.
+        analysis: The errors over all corpora.
+        calibration: How good the scores of entities are; nothing if they have none.
+        notes: Lines a user should read: what was odd, how completions fitted.
+    """
+
+    evaluation: Evaluation
+    model: str
+    seconds: float
+    analysis: Analysis
+    calibration: dict[str, Any] | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the scores as `--json` prints them."""
+        return self.evaluation.to_dict(self.model, self.seconds)
+
+    def save(self, outputs: Outputs) -> None:
+        """Write the files that were asked for.
+
+        Raises:
+            DataError: If one cannot be written.
+        """
+        try:
+            if outputs.folder is not None:
+                outputs.folder.mkdir(parents=True, exist_ok=True)
+                details = {
+                    "errors": self.analysis.to_dict(),
+                    "calibration": self.calibration,
+                    "notes": self.notes,
+                }
+                _write_json(outputs.folder / "analysis.json", details)
+                _write_json(outputs.folder / SCORES, self.to_dict())
+            if outputs.report is not None:
+                page = reports.render_html(
+                    f"nomina: {self.model}",
+                    self.evaluation,
+                    self.analysis,
+                    self.calibration,
+                    self.notes,
+                )
+                outputs.report.parent.mkdir(parents=True, exist_ok=True)
+                outputs.report.write_text(page, encoding="utf-8")
+        except OSError as error:
+            raise DataError(f"cannot write results: {error}") from error
+
+
+def _write_json(path: Path, data: Any) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(data, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def _result(
+    corpora: Mapping[str, Sequence[Prediction]],
+    metrics: Sequence[str],
+    model: str,
+    seconds: float,
+    notes: list[str],
+    outputs: Outputs,
+    num_resamples: int = NUM_RESAMPLES,
+    seed: int = 0,
+) -> Result:
+    rows = [row for items in corpora.values() for row in items]
+    result = Result(
+        evaluate(corpora, metrics, num_resamples=num_resamples, seed=seed),
+        model,
+        seconds,
+        analyze(rows, outputs.seen_labels),
+        calibration.summarize(rows),
+        notes,
+    )
+    result.save(outputs)
+    return result
+
+
+# --------------------------------------------------------------------------------------------------
+# Score
+
+
+def score_files(
+    paths: Sequence[Path],
+    metrics: Sequence[str] = ("strict", "gner"),
+    *,
+    matching: Matching = "published",
+    unknown: Literal["report", "nearest"] = "report",
+    gold: str | None = None,
+    drop: Sequence[str] = (),
+    is_lenient: bool = False,
+    outputs: Outputs | None = None,
+    num_resamples: int = NUM_RESAMPLES,
+    seed: int = 0,
+) -> Result:
+    """Score files of predictions.
+
+    Args:
+        paths: JSON lines, see `nomina.predictions`; several files are put together.
+        metrics: Names of metrics, or "all".
+        matching: How completions are put onto words: as published by GNER, or better.
+        unknown: What becomes of labels outside the set; see `alignment.align`.
+        gold: `NAME:SPLIT` or a file with the gold, matched by id, in place of gold in the files.
+        drop: Labels to leave out of gold and predictions.
+        is_lenient: Whether predictions that cannot be read are scored as empty.
+        outputs: What to write.
+        num_resamples: Size of the bootstrap.
+        seed: Its seed.
+
+    Raises:
+        DataError: If a file cannot be read or does not match its gold.
+    """
+    begun = time.perf_counter()
+    metrics = check_metrics(metrics)
+    outputs = outputs or Outputs()
+    rows: list[Prediction] = []
+    notes: list[str] = []
+    for path in paths:
+        found = _read(path, matching, unknown, gold, drop, is_lenient)
+        rows += found.predictions
+        notes += found.problems.lines()
+        if found.alignments.statuses:
+            notes.append(f"Completions of {path.name}, matched the {matching} way:")
+            notes += [f"  {line}" for line in found.alignments.table().split("\n")]
+            if matching == "best":
+                plain = _read(path, "published", unknown, gold, drop, is_lenient)
+                notes += _gain(plain, found, metrics, num_resamples, seed)
+    corpora = PredictionSet(rows).by_corpus()
+    model = " ".join(path.name for path in paths)
+    return _result(
+        corpora,
+        metrics,
+        model,
+        round(time.perf_counter() - begun, 3),
+        notes,
+        outputs,
+        num_resamples,
+        seed,
+    )
+
+
+def _read(
+    path: Path,
+    matching: Matching,
+    unknown: Literal["report", "nearest"],
+    gold: str | None,
+    drop: Sequence[str],
+    is_lenient: bool,
+) -> PredictionSet:
+    return read_predictions(
+        path,
+        mode=_MODES[matching],
+        unknown=unknown,
+        gold=None if gold is None else read_corpus(gold).examples,
+        drop=drop,
+        is_lenient=is_lenient,
+    )
+
+
+def _gain(
+    plain: PredictionSet,
+    better: PredictionSet,
+    metrics: Sequence[str],
+    num_resamples: int,
+    seed: int,
+) -> list[str]:
+    """What the better matching adds to each metric, with its interval."""
+    out = []
+    for metric in metrics:
+        if metric in MEASURES:
+            found = compare_average(
+                plain.by_corpus(), better.by_corpus(), metric, max(num_resamples, 100), seed
+            )
+            out.append(
+                f"Better matching adds {100 * found.delta:+.2f} {metric} F1 on average "
+                f"({100 * found.first:.2f} -> {100 * found.second:.2f}, 95 % interval "
+                f"{100 * found.low:+.2f} to {100 * found.high:+.2f})"
+            )
+    return out
+
+
+# --------------------------------------------------------------------------------------------------
+# Evaluate
+
+
+@dataclass(frozen=True)
+class EvaluationPlan:
+    """What `nomina evaluate` does.
+
+    Attributes:
+        model: Name or folder of the model; the embedded default if empty.
+        data: Corpora as `NAME:SPLIT` or files; those of the protocol if empty.
+        protocol: A named configuration; says which labels are left out.
+        metrics: Names of metrics.
+        limit: Sentences of each corpus, drawn with `seed`; all if nothing.
+        seed: Seed of the draw and of the bootstrap.
+        threshold: Entities below this score are not predicted.
+        has_definitions: Whether labels are asked for with definitions: the corpus's own, or those
+            of `label_cards.jsonl` in `NOMINA_DATA`.
+        drop: Further labels to leave out.
+        fits_temperature: Whether to fit a temperature on what was predicted and save it.
+    """
+
+    model: str = ""
+    data: tuple[str, ...] = ()
+    protocol: str = "zero-shot"
+    metrics: tuple[str, ...] = ()
+    limit: int | None = None
+    seed: int = 0
+    threshold: float = 0.0
+    has_definitions: bool = False
+    drop: tuple[str, ...] = ()
+    fits_temperature: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise DataError(f"--threshold must be from 0 to 1, was: {self.threshold}")
+        if self.limit is not None and self.limit < 1:
+            raise DataError(f"--limit must be at least 1, was: {self.limit}")
+
+
+def evaluate_model(
+    plan: EvaluationPlan,
+    outputs: Outputs | None = None,
+    *,
+    load: Callable[[str | None], Tagger] | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Result:
+    """Predict corpora with a model and score the predictions.
+
+    Predictions go to the output folder as they come; a killed evaluation with the same settings
+    goes on where it stopped.
+
+    Args:
+        plan: What to do.
+        outputs: Where to write; the folder defaults to `nomina-evaluation/` and the model's name.
+        load: Makes the tagger from the model's name. Defaults to `nomina.load`.
+        progress: Called with a corpus, sentences done and sentences in all.
+
+    Raises:
+        DataError: If a corpus cannot be read, or the folder holds another evaluation.
+    """
+    outputs = outputs or Outputs()
+    protocol = get_protocol(plan.protocol)
+    metrics = check_metrics(plan.metrics or protocol.metrics)
+    tasks, notes = _tasks(plan, protocol, outputs.seen_labels)
+    name = plan.model or "default"
+    folder = outputs.folder or Path("nomina-evaluation") / (file_name(name) or "model")
+    outputs = dataclasses.replace(outputs, folder=folder)
+    settings = {
+        "model": name,
+        "fingerprint": _fingerprint(name),
+        "data": [f"{task.name} ({len(task.examples)})" for task in tasks],
+        "protocol": plan.protocol,
+        "limit": plan.limit,
+        "seed": plan.seed,
+        "threshold": plan.threshold,
+        "definitions": plan.has_definitions,
+        "drop": list(plan.drop),
+    }
+    loader = load or _load
+
+    def load_tagger() -> Tagger:
+        return loader(plan.model or None)
+
+    run = run_tasks(
+        load_tagger, tasks, folder, settings, threshold=plan.threshold, progress=progress
+    )
+    notes += _run_notes(run, folder)
+    if plan.fits_temperature:
+        notes.append(_fit(run, name, folder))
+    return _result(
+        run.predictions, metrics, name, round(run.seconds, 3), notes, outputs, seed=plan.seed
+    )
+
+
+def _load(model: str | None) -> Tagger:
+    import nomina
+
+    return cast("Tagger", nomina.load(model))  # type: ignore[attr-defined, unused-ignore]
+
+
+def _tasks(
+    plan: EvaluationPlan, protocol: Protocol, seen: Sequence[str] | None
+) -> tuple[list[Task], list[str]]:
+    if protocol.is_unseen_only and seen is None:
+        raise DataError(
+            f"protocol {protocol.name!r} needs the labels of the training data: --seen-labels FILE"
+        )
+    definitions = _definitions() if plan.has_definitions else None
+    tasks, notes = [], []
+    for data in plan.data or protocol.corpora:
+        is_path = Path(data).exists()
+        source = data if is_path or ":" in data else f"{data}:{protocol.split}"
+        corpus = read_corpus(source)
+        notes += [f"{source}: {warning}" for warning in corpus.warnings]
+        dropped = [*protocol.dropped_labels(Path(data).name), *plan.drop]
+        if protocol.is_unseen_only:
+            kept = unseen_labels(corpus.labels.names, seen or ())
+            dropped += [label for label in corpus.labels.names if label not in kept]
+        out = {normalize_label(label) for label in dropped}
+        named = [label for label in corpus.labels.names if normalize_label(label) in out]
+        examples, labels = corpus.examples, corpus.labels
+        if named:
+            count = sum(span.label in named for example in examples for span in example.spans)
+            examples, labels = drop_labels(examples, labels, named)
+            notes.append(
+                f"{source}: {', '.join(named)} neither asked for nor gold "
+                f"({count} entities; protocol {protocol.name})"
+            )
+        task = Task(source, examples, labels)
+        tasks.append(task.limited(plan.limit, plan.seed).defined(definitions))
+    names = [task.name for task in tasks]
+    if doubled := {name for name in names if names.count(name) > 1}:
+        raise DataError(f"--data names {sorted(doubled)} more than once")
+    return tasks, notes
+
+
+def _definitions() -> dict[str, str]:
+    """Definitions of labels from `label_cards.jsonl`, if `NOMINA_DATA` has it."""
+    root = os.environ.get("NOMINA_DATA")
+    path = Path(root or ".") / "label_cards.jsonl"
+    if not root or not path.is_file():
+        return {}
+    out = {}
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                label, definition, *_ = json.loads(line)
+            except ValueError as error:
+                raise DataError(f"{path}:{number}: is no [type, definition, ...]") from error
+            out[normalize_label(str(label))] = " ".join(str(definition).split())
+    return out
+
+
+def _fingerprint(model: str) -> str:
+    """What tells a retrained model from the one that an unfinished run began with."""
+    folder = Path(model)
+    if not folder.is_dir():
+        return ""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    stamps = [
+        f"{path.relative_to(folder)} {path.stat().st_size} {path.stat().st_mtime_ns}"
+        for path in files
+        if path.name != calibration.FILE_NAME
+    ]
+    return hashlib.sha256("\n".join(stamps).encode()).hexdigest()[:16]
+
+
+def _run_notes(run: Run, folder: Path) -> list[str]:
+    out = run.problems.lines()
+    if run.num_resumed:
+        out.append(f"{run.num_resumed} sentences were taken from the earlier, unfinished run")
+    out.append(f"Predictions and scores are in {folder}")
+    return out
+
+
+def _fit(run: Run, model: str, folder: Path) -> str:
+    rows = [row for items in run.predictions.values() for row in items]
+    scores, correct, _ = calibration.scored_entities(rows)
+    target = Path(model) if Path(model).is_dir() else folder
+    fitted = calibration.fit_temperature(scores, correct)
+    before = calibration.Calibration.load(target).temperature if target != folder else 1.0
+    # The scores may have been calibrated already; temperatures multiply.
+    final = dataclasses.replace(fitted, temperature=fitted.temperature * before)
+    path = final.save(target)
+    return (
+        f"Temperature {final.temperature:.4f} fitted on {fitted.num_entities} entities "
+        f"(calibration error {fitted.ece_before:.4f} -> {fitted.ece_after:.4f}), saved in {path}"
+    )
+
+
+# --------------------------------------------------------------------------------------------------
+# Compare
+
+
+def compare_files(
+    first: Path,
+    second: Path,
+    metrics: Sequence[str] = ("strict",),
+    *,
+    matching: tuple[Matching, Matching] = ("published", "published"),
+    gold: str | None = None,
+    drop: Sequence[str] = (),
+    seed: int = 0,
+) -> dict[str, dict[str, Comparison]]:
+    """Compare two files of predictions on the same sentences.
+
+    Args:
+        first: Predictions of one system.
+        second: Predictions of another; its sentences are put in the order of the first's by id.
+        metrics: Names of metrics, without macro; "all" for all others.
+        matching: How completions of each file are put onto words.
+        gold: The gold, as in `score_files`.
+        drop: Labels to leave out.
+        seed: Seed of the bootstrap.
+
+    Returns:
+        Metric to comparison, for each corpus and, if there are several, for `average`.
+
+    Raises:
+        DataError: If the files cannot be read, or hold other sentences.
+    """
+    names = tuple(name for name in check_metrics(metrics) if name != "macro")
+    if not names:
+        raise DataError("macro F1 cannot be compared in pairs; use strict")
+    a = _read(first, matching[0], "report", gold, drop, False).by_corpus()
+    b = _read(second, matching[1], "report", gold, drop, False).by_corpus()
+    if set(a) != set(b):
+        raise DataError(
+            f"both files must have the same corpora, but {first.name} has {sorted(a)} "
+            f"and {second.name} has {sorted(b)}"
+        )
+    ordered = {name: _in_order(a[name], b[name], name) for name in a}
+    groups = {name: [name] for name in a}
+    if len(a) > 1:
+        groups["average"] = list(a)
+    return {
+        name: {
+            metric: compare_average(
+                {k: a[k] for k in members}, {k: ordered[k] for k in members}, metric, seed=seed
+            )
+            for metric in names
+        }
+        for name, members in groups.items()
+    }
+
+
+def _in_order(
+    first: Sequence[Prediction], second: Sequence[Prediction], name: str
+) -> Sequence[Prediction]:
+    ids = [row.id for row in first]
+    if not all(ids) or not all(row.id for row in second):
+        return second
+    by_id = {row.id: row for row in second}
+    missing = [i for i in ids if i not in by_id]
+    extra = set(by_id) - set(ids)
+    if missing or extra:
+        shown = ", ".join(repr(i) for i in [*missing, *sorted(extra)][:5])
+        raise DataError(
+            f"{name}: {len(missing)} sentences are only in the first file and {len(extra)} only in "
+            f"the second: {shown}. Compare the same sentences."
+        )
+    return [by_id[i] for i in ids]
+
+
+# --------------------------------------------------------------------------------------------------
+# The commands
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=_console()) as bar:
+        ids: dict[str, Any] = {}
+
+        def show(name: str, done: int, total: int) -> None:
+            if name not in ids:
+                ids[name] = bar.add_task(name, total=total)
+            bar.update(ids[name], completed=done)
+
+        yield show
+
+
+def _print(result: Result, *, as_json: bool, has_errors: bool) -> None:
+    console = _console()
+    for note in result.notes:
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
+    if as_json:
+        typer.echo(json.dumps(result.to_dict(), ensure_ascii=False))
+        return
+    from rich.console import Console
+
+    out = Console()
+    out.print(reports.score_table(result.evaluation, result.model))
+    if has_errors:
+        for table in reports.error_tables(result.analysis):
+            out.print(table)
+    if result.calibration:
+        ece, best = result.calibration["ece"], result.calibration["best_threshold"]
+        out.print(
+            f"scores of entities: calibration error {ece:.4f}, best strict F1 "
+            f"{100 * best['f1']:.1f} at threshold {best['threshold']:.3f}",
+            highlight=False,
+        )
+
+
+@contextmanager
+def _user_errors() -> Iterator[None]:
+    try:
+        yield
+    except NominaError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from error
+
+
+def _names(values: Sequence[str] | None, default: tuple[str, ...]) -> tuple[str, ...]:
+    parts = [part.strip() for value in values or () for part in value.split(",")]
+    return tuple(part for part in parts if part) or default
+
+
+def _seen(path: Path | None) -> tuple[str, ...] | None:
+    """Labels of a file: a line each, or a JSON list, or an object with `labels`."""
+    if path is None:
+        return None
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
+    if text.lstrip()[:1] in ("[", "{"):
+        try:
+            data = json.loads(text)
+        except ValueError as error:
+            raise DataError(f"{path}: is not JSON: {error}") from error
+        labels = data.get("labels") if isinstance(data, dict) else data
+        if not isinstance(labels, list) or not all(isinstance(x, str) for x in labels):
+            raise DataError(f"{path}: must be a list of labels, or an object with `labels`")
+        return tuple(labels)
+    return tuple(line.strip() for line in text.splitlines() if line.strip())
+
+
+_MetricOption = Annotated[
+    list[str] | None,
+    typer.Option("--metric", help=f"One or more of {', '.join(METRICS)}, or all."),
+]
+_JsonOption = Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")]
+_ReportOption = Annotated[
+    Path | None, typer.Option(help="Write one self-contained HTML page with plots.")
+]
+_SeenOption = Annotated[
+    Path | None,
+    typer.Option("--seen-labels", help="Labels of the training data: a line each, or JSON."),
+]
+_DropOption = Annotated[
+    list[str] | None, typer.Option("--drop", help="Label to leave out of gold and predictions.")
+]
+_ErrorsOption = Annotated[bool, typer.Option("--errors/--no-errors", help="Print the errors.")]
+_SeedOption = Annotated[int, typer.Option(help="Seed of subsets and of the bootstrap.")]
+
+
+def evaluate_command(
+    more: Annotated[
+        list[str] | None, typer.Argument(metavar="[DATA]...", help="Further corpora.")
+    ] = None,
+    model: Annotated[str, typer.Option(help="Name or folder; the embedded model by default.")] = "",
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Corpora: NAME:SPLIT of NOMINA_DATA, or files. Default: those of the protocol."
+        ),
+    ] = None,
+    protocol: Annotated[
+        str, typer.Option(help=f"Named configuration: {', '.join(PROTOCOLS)}.")
+    ] = "zero-shot",
+    metric: _MetricOption = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Sentences of each corpus, drawn at random.")
+    ] = None,
+    seed: _SeedOption = 0,
+    threshold: Annotated[float, typer.Option(help="Drop entities with a lower score.")] = 0.0,
+    definitions: Annotated[
+        bool, typer.Option("--definitions/--no-definitions", help="Define labels in the prompt.")
+    ] = False,
+    drop: _DropOption = None,
+    fit_temperature: Annotated[
+        bool,
+        typer.Option("--fit-temperature", help="Fit a temperature and save it with the model."),
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the run. Default: nomina-evaluation/MODEL."),
+    ] = None,
+    report: _ReportOption = None,
+    seen_labels: _SeenOption = None,
+    errors: _ErrorsOption = True,
+    as_json: _JsonOption = False,
+) -> None:
+    """Predict corpora with a model and score the predictions.
+
+    A killed evaluation goes on where it stopped when it is started again with the same settings.
+    Exit codes: 0 done; 1 a corpus, model or folder cannot be used; 2 wrong usage.
+    """
+    with _user_errors():
+        plan = EvaluationPlan(
+            model,
+            (*(data or ()), *(more or ())),
+            protocol,
+            _names(metric, ()),
+            limit,
+            seed,
+            threshold,
+            definitions,
+            tuple(drop or ()),
+            fit_temperature,
+        )
+        outputs = Outputs(report, output, _seen(seen_labels))
+        with _progress() as show:
+            result = evaluate_model(plan, outputs, progress=show)
+        _print(result, as_json=as_json, has_errors=errors)
+
+
+def score_command(
+    predictions: Annotated[
+        list[Path], typer.Argument(help="JSON lines of nomina or of GNER, plain or .gz.")
+    ],
+    metric: _MetricOption = None,
+    matching: Annotated[
+        str,
+        typer.Option(
+            "--alignment", help="How completions are put onto words: published (GNER's) or best."
+        ),
+    ] = "published",
+    unknown: Annotated[
+        str, typer.Option(help="Labels outside the set: report (as O) or nearest.")
+    ] = "report",
+    gold: Annotated[
+        str | None, typer.Option(help="Gold by id: NAME:SPLIT or a file. Default: in the files.")
+    ] = None,
+    drop: _DropOption = None,
+    lenient: Annotated[
+        bool, typer.Option("--lenient", help="Score predictions that cannot be read as empty.")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for scores.json and analysis.json.")
+    ] = None,
+    report: _ReportOption = None,
+    seen_labels: _SeenOption = None,
+    resamples: Annotated[int, typer.Option(min=0, help="Size of the bootstrap.")] = NUM_RESAMPLES,
+    seed: _SeedOption = 0,
+    errors: _ErrorsOption = False,
+    as_json: _JsonOption = False,
+) -> None:
+    """Score files of predictions; needs no model.
+
+    Exit codes: 0 done; 1 a file cannot be read or does not match its gold; 2 wrong usage.
+    """
+    with _user_errors():
+        result = score_files(
+            predictions,
+            _names(metric, ("strict", "gner")),
+            matching=_matching(matching),
+            unknown=_unknown(unknown),
+            gold=gold,
+            drop=tuple(drop or ()),
+            is_lenient=lenient,
+            outputs=Outputs(report, output, _seen(seen_labels)),
+            num_resamples=resamples,
+            seed=seed,
+        )
+        _print(result, as_json=as_json, has_errors=errors)
+
+
+def compare_command(
+    first: Annotated[Path, typer.Argument(help="Predictions of one system.")],
+    second: Annotated[Path, typer.Argument(help="Predictions of another, same sentences.")],
+    metric: _MetricOption = None,
+    alignment: Annotated[
+        str,
+        typer.Option(
+            help="published or best, or two of them with a comma between, one for each file."
+        ),
+    ] = "published",
+    gold: Annotated[str | None, typer.Option(help="Gold by id: NAME:SPLIT or a file.")] = None,
+    drop: _DropOption = None,
+    seed: _SeedOption = 0,
+    as_json: _JsonOption = False,
+) -> None:
+    """Compare two systems: difference, its interval, paired bootstrap and McNemar's test.
+
+    Exit codes: 0 done; 1 the files cannot be read or hold other sentences; 2 wrong usage.
+    """
+    with _user_errors():
+        ways = [_matching(part.strip()) for part in alignment.split(",")]
+        if len(ways) > 2:
+            raise DataError(f"--alignment must be one or two ways, was: {alignment!r}")
+        found = compare_files(
+            first,
+            second,
+            _names(metric, ("strict",)),
+            matching=(ways[0], ways[-1]),
+            gold=gold,
+            drop=tuple(drop or ()),
+            seed=seed,
+        )
+    if as_json:
+        body = {n: {m: c.to_dict() for m, c in row.items()} for n, row in found.items()}
+        average = body.pop("average", next(iter(body.values())) if len(body) == 1 else {})
+        names = {"first": str(first), "second": str(second)}
+        typer.echo(json.dumps({"corpora": body, "average": average, **names}, ensure_ascii=False))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{first.name} and {second.name}", title_justify="left")
+    for name in ("corpus", "metric"):
+        table.add_column(name)
+    for name in ("first", "second", "difference", "95 % interval", "p (bootstrap)", "p (McNemar)"):
+        table.add_column(name, justify="right")
+    for corpus, row in found.items():
+        for metric_name, item in row.items():
+            table.add_row(
+                corpus,
+                metric_name,
+                f"{100 * item.first:.2f}",
+                f"{100 * item.second:.2f}",
+                f"{100 * item.delta:+.2f}",
+                f"{100 * item.low:+.2f} – {100 * item.high:+.2f}",
+                f"{item.p_bootstrap:.4f}",
+                f"{item.p_mcnemar:.4f} ({item.only_first}:{item.only_second})",
+            )
+    Console().print(table)
+
+
+def _matching(name: str) -> Matching:
+    if name not in _MODES:
+        raise DataError(f"--alignment must be published or best, was: {name!r}")
+    return cast("Matching", name)
+
+
+def _unknown(name: str) -> Literal["report", "nearest"]:
+    if name not in ("report", "nearest"):
+        raise DataError(f"--unknown must be report or nearest, was: {name!r}")
+    return cast("Literal['report', 'nearest']", name)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the program."""
+    app.command("evaluate")(evaluate_command)
+    app.command("score")(score_command)
+    app.command("compare")(compare_command)
