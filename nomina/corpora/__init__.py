@@ -335,6 +335,8 @@ def _guess_json(path: Path, text: str) -> str:
             record["data"] = {}
         if "instance" in record:
             record["instance"] = {}
+        if not re.match(r'\{\s*"', inner):
+            return ""
         if not record:
             raise DataError(f"{path}:1: begins like JSON, but is not: {inner[:60]!r}") from None
     if is_task(record):

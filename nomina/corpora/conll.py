@@ -3,11 +3,13 @@
 Reads 2 to n columns by spaces or tabs, tags in the last column that holds tags (or in the first),
 an index column, `-DOCSTART-` marks and `# id = ...` comments, in IOB1, IOB2, BIOES and BILOU. The
 file has no text, only words: examples are joined by single spaces and say so
-(`extra["is_joined"]`). Which document a sentence is of stands in `extra["document"]`.
+(`extra["is_joined"]`), unless a `# text = ...` comment holds it. Which
+document a sentence is of stands in `extra["document"]`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import re
 from collections.abc import Iterable, Iterator
@@ -15,12 +17,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nomina.corpora.corpus import Report, build_tagged
-from nomina.corpora.files import read_lines, write_whole
+from nomina.corpora.files import check_writable, read_lines, write_whole
 from nomina.entities import Example, spans_to_tags
 from nomina.errors import DataError
 
 _TAG = re.compile(r"O|[BIESLU]-.+")
-_COMMENT = re.compile(r"#\s*(?:(?P<key>[\w:.]+)\s*=\s*(?P<value>.*)|id\s+(?P<id>\S+).*|http\S+.*)")
+# A comment has no tab, or the word `#a=b` of a two-column file would be one.
+_COMMENT = re.compile(
+    r"# *(?:(?P<key>[\w:.]+) *= *(?P<value>[^\t]*)|id +(?P<id>[^\s]+)[^\t]*|http[^\t]+)"
+)
 _SAMPLE = 2000  # lines looked at to find the columns
 _DOCSTART = "-DOCSTART-"
 
@@ -130,7 +135,23 @@ def read_conll(path: Path, report: Report, column: int | None = None) -> Iterato
             continue
         extra = {"document": sentence.document} if sentence.document else {}
         own = sentence.comments.get("sent_id") or sentence.comments.get("id")
-        yield build_tagged(words, tags, report, place, id=own or str(index), extra=extra)
+        example = build_tagged(words, tags, report, place, id=own or str(index), extra=extra)
+        yield _with_text(example, sentence.comments.get("text", ""))
+
+
+def _with_text(example: Example, text: str) -> Example:
+    """Put the words into the text of a `# text = ...` comment, if they are all there in order."""
+    offsets, position = [], 0
+    for word in example.words if text else ():
+        start = text.find(word, position)
+        if start < 0 or text[position:start].strip():
+            return example
+        position = start + len(word)
+        offsets.append((start, position))
+    if not text or text[position:].strip():
+        return example
+    extra = {key: value for key, value in example.extra.items() if key != "is_joined"}
+    return dataclasses.replace(example, text=text, offsets=tuple(offsets), extra=extra)
 
 
 def _note_choice(
@@ -205,6 +226,7 @@ def write_conll(
                 file.write(f"# id = {' '.join(example.id.split())}\n")
             _count_losses(example, words, report)
             tags = spans_to_tags(example.spans, len(words), scheme)
+            check_writable(example.text, path, f"example {example.id or index}")
             lines = "\n".join(map("\t".join, zip(map(_cell, words), map(_cell, tags), strict=True)))
             if is_first and lines.startswith("\ufeff"):
                 file.write("\n")  # or the first word would be read as a byte order mark

@@ -107,7 +107,7 @@ class Report:
         lines = []
         for what, count in self.losses.items():
             places = self.places[what]
-            more = ", ..." if count > len(places) else ""
+            more = ", ..." if count > len(places) == MAX_PLACES else ""
             lines.append(f"{count} {what}" + (f" ({', '.join(places)}{more})" if places else ""))
         if self.rejected:
             first = self.rejected[0]
@@ -169,7 +169,7 @@ def keep_longest(entities: Iterable[Entity], report: Report, place: str) -> list
         >>> [entity.label for entity in keep_longest([inner, outer], report, "a.txt")]
         ['city']
         >>> report.lines()
-        ('1 overlapping entities left out, the longest kept (a.txt)',)
+        ('1 overlapping entities left out, the longest kept (a.txt [4, 8))',)
     """
     ordered = sorted(entities, key=lambda e: e.start)
     if all(a.end <= b.start for a, b in itertools.pairwise(ordered)):
@@ -183,7 +183,7 @@ def keep_longest(entities: Iterable[Entity], report: Report, place: str) -> list
         if taken[entity.start] or taken[entity.end - 1]:
             what = "repeated entities" if key in seen else "overlapping entities"
             kind = f"{what} left out" + ("" if key in seen else ", the longest kept")
-            report.lose(kind, place)
+            report.lose(kind, f"{place} [{entity.start}, {entity.end})")
             continue
         seen.add(key)
         taken[entity.start : entity.end] = b"\1" * (entity.end - entity.start)

@@ -38,7 +38,7 @@ def read_docbin(path: Path, report: Report) -> Iterator[Example]:
             skipped, if a document is malformed.
     """
     spacy = _spacy()
-    vocab = spacy.blank("xx").vocab
+    vocab = spacy.vocab.Vocab()
     try:
         docs = spacy.tokens.DocBin().from_disk(path)
         stream = docs.get_docs(vocab)
@@ -84,7 +84,7 @@ def _parse(doc: Any, report: Report, place: str, index: str) -> Example:
     for entity in entities:
         if not entity.label:
             raise DataError(f"an entity has no label: {entity.text!r}")
-    words = [(t.idx, t.idx + len(t)) for t in doc if not t.is_space and len(t)]
+    words = [(t.idx, t.idx + len(t)) for t in doc if t.text.strip()]
     labels = own.get("label_set")
     return build_example(
         doc.text,
@@ -107,7 +107,7 @@ def write_docbin(examples: Iterable[Example], path: Path, report: Report) -> Non
         DataError: If the file cannot be written.
     """
     spacy = _spacy()
-    vocab = spacy.blank("xx").vocab
+    vocab = spacy.vocab.Vocab()
     attributes = ["ORTH", "SPACY", "ENT_IOB", "ENT_TYPE"]
     docs = spacy.tokens.DocBin(attrs=attributes, store_user_data=True)
     for index, example in enumerate(examples):

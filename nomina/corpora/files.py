@@ -30,11 +30,13 @@ def open_bytes(path: Path) -> BinaryIO:
     """
     try:
         file = path.open("rb")
+        if file.read(2) == b"\x1f\x8b":
+            file.close()
+            return cast(BinaryIO, gzip.open(path, "rb"))
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    is_gzip = file.read(2) == b"\x1f\x8b"
     file.seek(0)
-    return cast(BinaryIO, gzip.GzipFile(fileobj=file, mode="rb")) if is_gzip else file
+    return file
 
 
 def read_head(path: Path, num_bytes: int = 2**16) -> bytes:
@@ -128,6 +130,19 @@ def check_is_text(path: Path, data: bytes) -> None:
     zero = data.find(b"\0", 0, 2**20)
     if zero >= 0:
         raise DataError(f"{path}: is a binary file (byte {zero} is zero). Expected text in UTF-8.")
+
+
+def check_writable(text: str, path: Path, place: str) -> None:
+    """Check that a text can stand in a plain text file.
+
+    Raises:
+        DataError: If it has a NUL character: the file would be taken for a binary one.
+    """
+    if "\0" in text:
+        raise DataError(
+            f"{path}: {place}: the text has a NUL character (position {text.index(chr(0))}), which "
+            "a plain text file cannot hold. Write JSON lines (--to nomina)."
+        )
 
 
 def _not_utf8(error: UnicodeDecodeError) -> str:

@@ -19,6 +19,13 @@ from nomina.entities import Entity, Example
 from nomina.errors import DataError
 
 _TASK_KEYS = frozenset({"id", "data", "annotations", "predictions", "completions"})
+_OF_THE_TASK = frozenset(
+    """
+    meta created_at updated_at inner_id total_annotations cancelled_annotations total_predictions
+    comment_count unresolved_comment_count last_comment_updated_at project updated_by drafts
+    comment_authors file_upload agreement annotator annotation_id lead_time
+    """.split()
+)
 
 
 def is_task(record: Any) -> bool:
@@ -68,21 +75,26 @@ def _parse(task: Any, report: Report, place: str, index: str, text_column: str) 
         key = _text_key(data, text_column)
         result = _result(task, report, place)
         extra = {name: value for name, value in task.items() if name not in _TASK_KEYS}
-        if rest := {name: value for name, value in data.items() if name != key}:
-            extra["data"] = rest
+        extra |= {name: value for name, value in data.items() if name not in (key, "id", "source")}
     else:  # JSON_MIN: data and results in one object
         key = _text_key(task, text_column)
         regions = {k: v for k, v in task.items() if _is_regions(v)}
         result = [{"type": "labels", "value": region} for v in regions.values() for region in v]
         if not regions:
             report.lose("tasks without a result, read as texts without entities", place)
-        extra = {k: v for k, v in task.items() if k not in (key, "id") and k not in regions}
+        extra = {k: v for k, v in task.items() if k not in (key, "id", "source", *regions)}
         data = task
     text = data[key]
     entities = _entities(result, text, report, place)
-    own = task.get("id")
+    own = data.get("id", task.get("id"))
     return build_example(
-        text, entities, report, place, id=index if own is None else str(own), extra=extra
+        text,
+        entities,
+        report,
+        place,
+        id=index if own is None else str(own),
+        source=str(data.get("source") or ""),
+        extra=extra,
     )
 
 
@@ -135,8 +147,9 @@ def _entities(result: list[Any], text: str, report: Report, place: str) -> list[
         kind = region.get("type", "labels")
         value = region.get("value")
         labels = (value or {}).get(kind, (value or {}).get("labels"))
-        if kind not in ("labels", "hypertextlabels") or not labels:
-            report.lose(f"regions left out: {kind if labels else 'without a label'}", place)
+        is_label = kind in ("labels", "hypertextlabels")
+        if not is_label or not labels:
+            report.lose(f"regions left out: {'without a label' if is_label else kind}", place)
             continue
         if len(labels) > 1:
             report.lose("further labels of one region left out", place, len(labels) - 1)
@@ -205,18 +218,22 @@ def _render(example: Example, report: Report) -> dict[str, Any]:
         region = {"id": f"e{number}", "from_name": "label", "to_name": "text", "type": "labels"}
         score = {"score": entity.score} if has_scores else {}
         result.append({**region, "value": value, **score})
-    data = dict(example.extra.get("data") or {})
+    # Label Studio keeps what stands in `data`, and numbers its tasks itself
+    task: dict[str, Any] = {}
+    data: dict[str, Any] = {}
+    if example.id.isdecimal() and str(int(example.id)) == example.id:
+        task["id"] = int(example.id)
+    elif example.id:
+        data["id"] = example.id
     if example.source:
         data["source"] = example.source
-    extra = {
-        key: value
-        for key, value in example.extra.items()
-        if key not in _TASK_KEYS and key != "scores"
-    }
-    task: dict[str, Any] = {"id": int(example.id)} if example.id.isdecimal() else {}
-    if example.id and str(task.get("id", "")) != example.id:
-        task = {}
-        data["id"] = example.id  # Label Studio numbers its tasks
+    for key, value in example.extra.items():
+        if key in _OF_THE_TASK:
+            task[key] = value
+        elif key in ("text", "id", "source") or key in _TASK_KEYS:
+            report.lose(f"fields left out, because the target has its own: {key}")
+        elif key != "scores":
+            data[key] = value
     task["data"] = {**data, "text": example.text}
     task["predictions" if has_scores else "annotations"] = [{"result": result}]
-    return {**task, **extra}
+    return task

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from nomina.corpora.corpus import Report, build_example, has_default_words
-from nomina.corpora.files import read_lines, read_text, write_whole_folder
+from nomina.corpora.files import check_writable, read_lines, read_text, write_whole_folder
 from nomina.entities import Entity, Example
 from nomina.errors import DataError
 
@@ -107,6 +107,7 @@ def write_brat(examples: Iterable[Example], path: Path, report: Report) -> None:
             name = _file_name(example.id or str(index), names)
             if name != (example.id or str(index)):
                 report.lose("ids changed to be file names", f"{example.id!r} to {name!r}")
+            check_writable(example.text, path, f"example {name}")
             _count_losses(example, report)
             lines = []
             for number, entity in enumerate(example.entities(), start=1):

@@ -10,13 +10,20 @@ import csv
 import difflib
 import itertools
 import json
+import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nomina.corpora.corpus import Report, has_default_words
-from nomina.corpora.files import read_lines, write_whole, write_whole_folder, write_whole_path
+from nomina.corpora.files import (
+    check_writable,
+    read_lines,
+    write_whole,
+    write_whole_folder,
+    write_whole_path,
+)
 from nomina.corpora.jsonl import DIALECTS, label_table, scored_entities
 from nomina.entities import Example
 from nomina.errors import DataError, LabelError, MissingExtraError
@@ -54,6 +61,8 @@ def _parse_row(
         record["text"] = record.pop(text_column, None)
     if record.get("text") is None:
         raise DataError("the text is missing (null)")
+    if record.get("is_joined") == "true":  # the one field of ours that is not text
+        record["is_joined"] = True
     for key in ("entities", "offsets", "label_set"):
         if isinstance(value := record.get(key), str):
             if value.strip():
@@ -176,7 +185,7 @@ def write_csv(
     Raises:
         DataError: If the file cannot be written.
     """
-    rows = (_render_row(example, report) for example in examples)
+    rows = (_render_checked(example, path, report) for example in examples)
     sample = list(itertools.islice(rows, _SAMPLE))
     columns = ["id", "text", "entities"]
     columns += [k for k in _COLUMNS[3:] if any(row[k] is not None for row in sample)]
@@ -190,6 +199,14 @@ def write_csv(
                 if key not in known and value is not None:
                     report.lose(f"fields left out, first seen after row {_SAMPLE}: {key}")
             writer.writerow([_csv_cell(row.get(key), report) for key in columns])
+
+
+def _render_checked(example: Example, path: Path, report: Report) -> dict[str, Any]:
+    check_writable(example.text, path, f"example {example.id}")
+    for key, value in example.extra.items():
+        if key not in ("scores", "is_joined") and value is not None and not isinstance(value, str):
+            report.lose(f"values that become text: {key}")
+    return _render_row(example, report)
 
 
 def _csv_cell(value: Any, report: Report) -> str:
@@ -383,10 +400,4 @@ def write_dataset(examples: Iterable[Example], path: Path, report: Report) -> No
         for file in (folder / "out").iterdir():
             file.rename(folder / file.name)
         (folder / "out").rmdir()
-        _remove(cache)
-
-
-def _remove(folder: Path) -> None:
-    import shutil
-
-    shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(cache, ignore_errors=True)

@@ -1,0 +1,633 @@
+import dataclasses
+import gzip
+import itertools
+import json
+import os
+import string
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from nomina.corpora import (
+    DEFAULT_OPTIONS,
+    FORMATS,
+    FileOptions,
+    Report,
+    default_sets,
+    files,
+    guess_format,
+    read_corpus,
+    read_examples,
+    write_examples,
+)
+from nomina.corpora.corpus import keep_longest
+from nomina.entities import (
+    SCHEMES,
+    Entity,
+    Example,
+    LabelSet,
+    Span,
+    join_words,
+    restore_spacing,
+    spans_to_entities,
+)
+from nomina.errors import DataError, MissingExtraError
+
+DATA = Path(__file__).parent / "data"
+NEEDS = {"spacy": "spacy", "parquet": "pyarrow", "dataset": "datasets"}
+CARRY_ALL = ["nomina", "csv", "tsv", "parquet", "spacy"]
+CARRY_TEXT = ["doccano", "prodigy", "label-studio", "brat", *CARRY_ALL]
+CARRY_WORDS = ["gner", "tokens", "gliner", "conll", "prodigy", *CARRY_ALL]
+
+
+def need(name):
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name])
+
+
+# --------------------------------------------------------------------------------------------------
+# Drawn examples: every script, marks, emoji, line breaks, quotes, brackets, separators of formats
+
+alphabet = st.one_of(
+    st.sampled_from(" \n\t\r,;\"'[](){}<>#=|\\-_.ab東ไกา😀\u200d\u0301\u00a0\u2028\ufeff"),
+    st.characters(exclude_categories=["Cs"], exclude_characters="\0"),
+)
+texts = st.text(alphabet, min_size=1, max_size=40)
+labels = st.sampled_from(["person", "programming language", "O", "B-x", "城市", "a,b;c", 'q"q'])
+
+
+@st.composite
+def examples(draw):
+    text = draw(texts)
+    cuts = sorted(draw(st.sets(st.integers(0, len(text)), max_size=8)))
+    entities = []
+    for start, end in zip(cuts[::2], cuts[1::2], strict=False):
+        surface = text[start:end]
+        if surface.strip() == surface and surface:
+            score = draw(st.sampled_from([1.0, 1.0, 0.25]))
+            entities.append(Entity(surface, draw(labels), start, end, score))
+    example = Example.from_entities(text, entities, id=draw(st.sampled_from(["7", "a/b c", "é"])))
+    if any(entity.score != 1 for entity in entities):
+        extra = {"scores": tuple(entity.score for entity in entities)}
+        example = dataclasses.replace(example, extra=extra)
+    return example
+
+
+full_examples = st.builds(
+    lambda example, source, own: dataclasses.replace(example, source=source, labels=own),
+    examples(),
+    st.sampled_from(["", "wiki"]),
+    st.sampled_from(
+        [None, LabelSet.of({"city": "a town", "year": {"examples": ["1980"], "color": "#f00"}})]
+    ),
+)
+tagged_examples = st.builds(
+    lambda words, cut: Example.from_tags(
+        words, (["O"] * cut + ["B-x y"] + ["I-x y"] * len(words))[: len(words)]
+    ),
+    st.lists(
+        st.text(alphabet, min_size=1, max_size=6).filter(
+            lambda w: len(w.split()) == 1 and w.split()[0] == w
+        ),
+        min_size=1,
+        max_size=8,
+    ),
+    st.integers(0, 8),
+)
+few = settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+def round_trip(written, name, folder, report=None, options=DEFAULT_OPTIONS):
+    path = folder / f"file{os.urandom(4).hex()}{FORMATS[name].suffix}"
+    write_examples(written, path, name, options, report)
+    guessed = guess_format(path)
+    assert guessed == {"tokens": "gner"}.get(name, name)
+    found = Report()
+    have = list(read_examples(path, report=found))
+    return have, found
+
+
+def scored(example):
+    scores = example.extra.get("scores", [1.0] * len(example.spans))
+    return [
+        (e.text, e.label, e.start, e.end, s)
+        for e, s in zip(example.entities(), scores, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("name", CARRY_ALL)
+@few
+@given(st.lists(full_examples, min_size=1, max_size=3))
+def test_formats_that_carry_all_lose_nothing(name, tmp_path, written):
+    need(name)
+    report = Report()
+    have, found = round_trip(written, name, tmp_path, report)
+    assert have == written
+    assert [scored(e) for e in have] == [scored(e) for e in written]
+    assert report.lines() == found.lines() == ()
+
+
+def by_text(example):
+    return example.text, example.offsets, ["_".join(s.label.split()) for s in example.spans]
+
+
+@pytest.mark.parametrize("name", CARRY_TEXT)
+@few
+@given(st.lists(examples(), min_size=1, max_size=3))
+def test_formats_with_text_keep_text_and_entities(name, tmp_path, written):
+    need(name)
+    report = Report()
+    have, found = round_trip(written, name, tmp_path, report)
+    if name == "brat":  # ordered by name, labels without spaces
+        have.sort(key=by_text)
+        written.sort(key=by_text)
+    assert [e.text for e in have] == [e.text for e in written]
+    assert [[e.text for e in x.entities()] for x in have] == [
+        [e.text for e in x.entities()] for x in written
+    ]
+    if name == "brat":
+        assert [[s.label for s in e.spans] for e in have] == [
+            ["_".join(s.label.split()) for s in e.spans] for e in written
+        ]
+    else:
+        assert [e.id for e in have] == [e.id for e in written]
+        assert [[s.label for s in e.spans] for e in have] == [
+            [s.label for s in e.spans] for e in written
+        ]
+    assert all("read from their prediction" in line for line in found.lines())
+    lost = any(e.extra.get("scores") for e in written)
+    if name in ("prodigy", "label-studio"):
+        assert [scored(e) for e in have] == [scored(e) for e in written]
+    elif name == "doccano":
+        assert ("score" in " ".join(report.lines())) == lost
+
+
+@pytest.mark.parametrize("name", CARRY_WORDS)
+@few
+@given(st.lists(tagged_examples, min_size=1, max_size=3))
+def test_formats_with_words_keep_words_and_tags(name, tmp_path, written):
+    need(name)
+    report = Report()
+    have, found = round_trip(written, name, tmp_path, report)
+    assert [(e.words, e.tags) for e in have] == [(e.words, e.tags) for e in written]
+    assert report.lines() == found.lines() == ()
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@few
+@given(st.lists(tagged_examples, min_size=1, max_size=3))
+def test_conll_in_any_scheme(scheme, tmp_path, written):
+    have, _ = round_trip(written, "conll", tmp_path, None, FileOptions(scheme=scheme))
+    assert [(e.words, e.spans) for e in have] == [(e.words, e.spans) for e in written]
+
+
+def test_word_formats_say_that_spacing_is_lost(tmp_path):
+    example = Example.from_entities("Ann (Paris).", [Entity("Ann", "person", 0, 3)])
+    for name in ("conll", "gner", "tokens", "gliner"):
+        report = Report()
+        have, _ = round_trip([example], name, tmp_path, report)
+        assert have[0].text == "Ann ( Paris ) ."
+        assert have[0].extra["is_joined"] is True
+        assert report.lines() == ("1 texts lost their spacing, only words are written",)
+
+
+@pytest.mark.parametrize("name", sorted(FORMATS))
+def test_fields_of_other_tools_are_kept_or_named(name, tmp_path):
+    need(name)
+    example = Example.from_entities(
+        "Ann", [Entity("Ann", "x", 0, 3)], id="0", extra={"topic": "people"}
+    )
+    report = Report()
+    have, _ = round_trip([example], name, tmp_path, report)
+    assert have[0].extra.get("topic") == "people" or "topic" in " ".join(report.lines())
+
+
+def test_dataset_of_the_real_library():
+    datasets = pytest.importorskip("datasets")
+    from nomina.corpora.tables import read_dataset
+
+    tags = datasets.Sequence(datasets.ClassLabel(names=["O", "B-PER"]))
+    features = datasets.Features(
+        {"tokens": datasets.Sequence(datasets.Value("string")), "ner_tags": tags}
+    )
+    rows = {"tokens": [["Ann", "left"]], "ner_tags": [[1, 0]]}
+    (example,) = read_dataset(datasets.Dataset.from_dict(rows, features=features), Report())
+    assert example.spans == (Span(0, 1, "PER"),)
+
+
+def test_docbin_agrees_with_the_real_spacy(tmp_path):
+    spacy = pytest.importorskip("spacy")
+    from spacy.tokens import DocBin
+    from spacy.training import biluo_tags_to_spans  # noqa: F401 (the real thing is there)
+
+    nlp = spacy.blank("en")
+    doc = nlp("  Ann saw New York\n\nin  May.")
+    doc.ents = [doc.char_span(2, 5, label="person"), doc.char_span(10, 18, label="city")]
+    groups = nlp("Ann saw New York.")
+    groups.spans["sc"] = [
+        groups.char_span(8, 16, label="city"),
+        groups.char_span(12, 16, label="x"),
+    ]
+    DocBin(docs=[doc, groups], store_user_data=True).to_disk(tmp_path / "real.spacy")
+    report = Report()
+    have = list(read_examples(tmp_path / "real.spacy", report=report))
+    assert have[0].text == doc.text
+    assert [(e.text, e.label) for e in have[0].entities()] == [
+        ("Ann", "person"),
+        ("New York", "city"),
+    ]
+    assert [(e.text, e.label) for e in have[1].entities()] == [("New York", "city")]
+    assert "1 overlapping entities left out" in report.lines()[0]
+    # ... and spaCy reads what we write
+    write_examples(have, tmp_path / "ours.spacy", "spacy")
+    back = list(DocBin().from_disk(tmp_path / "ours.spacy").get_docs(nlp.vocab))
+    assert [d.text for d in back] == [doc.text, groups.text]
+    assert [(e.text, e.label_, e.start_char) for e in back[0].ents] == [
+        (e.text, e.label_, e.start_char) for e in doc.ents
+    ]
+
+
+# --------------------------------------------------------------------------------------------------
+# Files as their tools write them
+
+
+def entities_of(path, index=0, **rest):
+    corpus = read_corpus(str(DATA / path), **rest)
+    return [(e.text, e.label) for e in corpus.examples[index].entities()], corpus.warnings
+
+
+def test_conll_with_four_columns_documents_and_iob1():
+    corpus = read_corpus(str(DATA / "four_columns_iob1.conll"))
+    found = [[(e.text, e.label) for e in example.entities()] for example in corpus.examples]
+    assert found == [
+        [("EU", "ORG"), ("German", "MISC")],
+        [("Paul Smith", "PER"), ("Anna Lee", "PER")],
+        [("Bonn", "LOC")],
+    ]
+    assert [e.extra["document"] for e in corpus.examples] == [1, 1, 2]
+    assert corpus.labels.names == ("ORG", "MISC", "PER", "LOC")
+    assert "other columns of tags not read: 3" in corpus.warnings[0]
+    chunks = read_corpus(str(DATA / "four_columns_iob1.conll"), options=FileOptions(tag_column=3))
+    assert chunks.labels.names == ("NP", "VP")
+
+
+def test_conll_writes_document_marks(tmp_path):
+    corpus = read_corpus(str(DATA / "four_columns_iob1.conll"))
+    have, _ = round_trip(corpus.examples, "conll", tmp_path)
+    assert [dict(e.extra) for e in have] == [dict(e.extra) for e in corpus.examples]
+
+
+def test_conll_with_index_column_and_text():
+    (example,) = read_corpus(str(DATA / "uner.iob2")).examples
+    assert (example.id, example.text) == ("weblog-1", "Ann likes NYC.")
+    assert [(e.text, e.label) for e in example.entities()] == [("Ann", "PER"), ("NYC", "LOC")]
+    assert "is_joined" not in example.extra
+
+
+def test_conll_bioes_and_tag_first():
+    assert entities_of("bioes.conll")[0] == [("New York", "LOC"), ("Paris", "LOC")]
+    assert entities_of("tag_first.bio")[0] == [("george clooney", "ACTOR")]
+
+
+def test_brat_names_what_it_cannot_carry():
+    found, warnings = entities_of("brat")
+    # T5 is cut at a line break, which is how brat writes it: not discontinuous
+    assert found == [("Paris", "City"), ("New York Bank\nsaw", "Phrase"), ("Paris", "City")]
+    text = " | ".join(warnings)
+    for what in (
+        "1 discontinuous entities dropped: Person",
+        "2 overlapping entities left out, the longest kept",
+        "1 relations dropped",
+        "1 events dropped",
+        "1 attributes dropped",
+        "1 notes dropped",
+    ):
+        assert what in text
+
+
+def test_label_studio_export():
+    corpus = read_corpus(str(DATA / "label_studio.json"))
+    found = [[(e.text, e.label) for e in example.entities()] for example in corpus.examples]
+    assert found == [[("Ann", "person"), ("Paris", "city")], [], [("Bonn", "city")], []]
+    assert corpus.examples[2].extra["scores"] == (0.7,)
+    assert [e.id for e in corpus.examples] == ["11", "12", "13", "14"]
+    text = " | ".join(corpus.warnings)
+    for what in (
+        "cancelled",
+        "further annotators",
+        "further labels",
+        "regions left out: relation",
+        "regions left out: choices",
+        "read from their prediction",
+        "tasks without an annotation, read as texts without entities",
+    ):
+        assert what in text
+    assert entities_of("label_studio_min.json")[0] == [("Ann", "person")]
+
+
+def test_label_studio_offsets_in_utf16_are_seen_by_the_text():
+    found, warnings = entities_of("label_studio_utf16.json")
+    assert found == [("Paris", "city")]
+    assert "UTF-16" in warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("file", "want"),
+    [
+        ("gliner.json", [("Ann", "person"), ("New York", "city")]),
+        ("gner.jsonl", [("george clooney", "actor"), ("musicals", "genre")]),
+        ("doccano.jsonl", [("Ann", "person"), ("New York", "city")]),
+        ("doccano_relations.jsonl", [("Ann", "person"), ("New York", "city")]),
+        ("prodigy.jsonl", [("Ann", "person"), ("NYC", "city")]),
+    ],
+)
+def test_json_of_other_tools(file, want):
+    assert entities_of(file)[0] == want
+
+
+def test_prodigy_leaves_out_rejected_answers():
+    corpus = read_corpus(str(DATA / "prodigy.jsonl"))
+    assert len(corpus) == 1
+    assert corpus.examples[0].words == ["Ann", "saw", "NYC", "."]
+    assert "not accept but reject" in corpus.warnings[0]
+
+
+def test_csv_with_semicolons_and_line_breaks():
+    corpus = read_corpus(str(DATA / "semicolons.csv"))
+    assert [e.text for e in corpus.examples] == ["Ann saw\nNew York; twice", "Rain."]
+    assert corpus.examples[0].extra == {"note": "x"}
+
+
+def test_gzip_and_byte_order_mark(tmp_path):
+    plain = (DATA / "doccano.jsonl").read_bytes()
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(plain))
+    (tmp_path / "b.jsonl").write_bytes(b"\xef\xbb\xbf" + plain.replace(b"\n", b"\r\n"))
+    for name in ("a.jsonl.gz", "b.jsonl"):
+        assert read_corpus(str(tmp_path / name)).examples[0].text == "Ann saw New York."
+
+
+# --------------------------------------------------------------------------------------------------
+# Bad input: a clear error with file and position, and the rest goes on when asked
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.bin", b"\x7fELF\0\0", "is a binary file"),
+        ("a.jsonl", b"", "the file is empty"),
+        ("a.txt", b"just a sentence\n", "cannot tell the format; the first line is 'just a sen"),
+        (
+            "a.jsonl",
+            '{"text": "ä"}\n'.encode() * 2 + b'{"text": "\xe4"}\n',
+            r"a.jsonl:3: byte 0xe4",
+        ),
+        ("a.jsonl", '{"text": "a"}'.encode("utf-16"), "a.jsonl:1: the file is UTF-16"),
+        ("a.jsonl", b'{"text": "a"}\n{"text": \n', r"a.jsonl:2: is not JSON"),
+        ("a.jsonl", b'{"foo": "a"}\n', r"its keys are \['foo'\]"),
+        ("a.jsonl", b'{"text": "a"}\n[1]\n', r"a.jsonl:2: expected an object, was: list"),
+        (
+            "a.jsonl",
+            b'{"text": "a"}\n{"text": 5, "entities": []}\n',
+            "a.jsonl:2: .*must be a string",
+        ),
+        ("a.jsonl", b'{"text": "abc", "label": [[1, 9, "x"]]}', r"a.jsonl:1: .*\[1, 9\).* outside"),
+        ("a.jsonl", b'{"text": "abc", "label": [[2, 2, "x"]]}', r"a.jsonl:1: .*empty"),
+        ("a.jsonl", b'{"text": "a c", "label": [[1, 2, "x"]]}', r"a.jsonl:1: .*white space only"),
+        (
+            "a.jsonl",
+            b'{"text": "abc", "entities": [{"text": "bc", "label": "x", "start": 0, "end": 2}]}',
+            r"a.jsonl:1: entity 'x' says 'bc', but the text from 0 to 2 is 'ab'",
+        ),
+        ("a.jsonl", b'{"text": "a", "entities": [{"label": "x", "start": 0}]}', "has no 'end'"),
+        ("a.jsonl", b'{"text": "\\ud83d"}', r"a.jsonl:1: .*surrogate"),
+        ("a.jsonl", b'{"tokens": ["a"], "labels": ["O", "O"]}', "a.jsonl:1: 1 words but 2 tags"),
+        ("a.jsonl", b'{"tokens": ["a"], "labels": ["PER"]}', "a.jsonl:1: a tag must be O or like"),
+        (
+            "a.jsonl",
+            b'{"tokens": ["a", 1], "labels": ["O", "O"]}',
+            "a.jsonl:1: words must be a list",
+        ),
+        ("a.jsonl", b'{"tokenized_text": ["a"], "ner": [[0, 1, "x"]]}', "outside the 1 words"),
+        ("a.conll", b"a O\nb B-x\n" * 6 + b"\nc\n", r"a.conll:14: 1 columns, expected at least 2"),
+        ("a.csv", b"id,body\n1,x\n", r"a.csv:1: there is no column 'text'; .*'body'"),
+        ("a.csv", b"text,text\n1,x\n", "two columns have the same name"),
+        ("a.csv", b"id,text\n1,x\n2\n", "a.csv:3: the row has 1 columns, the header has 2"),
+        ("a.csv", b'id,text\n1,"x\n', "a.csv:2: is not CSV"),
+        ("a.csv", b"text,entities\nx,{[\n", "a.csv:2: column 'entities' must hold JSON"),
+        ("a.json", b'[{"data": {"a": "x", "b": "y"}, "annotations": []}]', "no text under 'text'"),
+        (
+            "a.json",
+            b'[{"data": {"text": "x"}, "annotations": [{"result": null}]}]',
+            "record 1: `result` must be a list",
+        ),
+        (
+            "a.json",
+            b'[{"data": {"text": "abc"}, "annotations": [{"result": [{"type": "labels", '
+            b'"value": {"start": 0, "end": 2, "text": "zz", "labels": ["x"]}}]}]}]',
+            "record 1: a region says 'zz', but the text from 0 to 2 is 'ab'",
+        ),
+        ("a.ann", b"T1\tCity 0 3\tabc\n", "a.txt: cannot be read"),
+    ],
+)
+def test_bad_files_are_named_with_their_place(tmp_path, name, content, message):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=message) as caught:
+        read_corpus(str(path))
+    assert str(caught.value).count(f"{path}:") <= 1  # the place is named once
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("T1\tCity 0 50\tParis", r"doc.ann:1: offsets 0 50"),
+        ("T1\tCity 0 3\tParis", r"doc.ann:1: the entity says 'Paris', but .* is 'Par'"),
+        ("T1 City 0 3", "doc.ann:1: expected `T1<tab>Label"),
+    ],
+)
+def test_bad_brat_lines(tmp_path, line, message):
+    (tmp_path / "doc.txt").write_text("Paris is big.", encoding="utf-8")
+    (tmp_path / "doc.ann").write_text(line + "\nT2\tWord 9 12\tbig\n", encoding="utf-8")
+    with pytest.raises(DataError, match=message):
+        read_corpus(str(tmp_path))
+    report = Report(skip_errors=True)
+    corpus = read_corpus(str(tmp_path), report=report)
+    assert [e.text for e in corpus.examples[0].entities()] == ["big"]
+    assert report.rejected[0].raw == line
+
+
+def test_bad_docbin_and_parquet(tmp_path):
+    pytest.importorskip("spacy")
+    pytest.importorskip("pyarrow")
+    (tmp_path / "a.spacy").write_bytes(b"not zlib")
+    with pytest.raises(DataError, match=r"a.spacy: is not a DocBin that spaCy 3"):
+        read_corpus(str(tmp_path / "a.spacy"))
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(DataError, match=r"a.parquet: is not a Parquet file"):
+        read_corpus(str(tmp_path / "a.parquet"))
+
+
+def test_skipped_records_are_set_aside_and_the_rest_is_read(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"text": "a"}\nnonsense\n{"text": "\xff"}\n{"text": "b"}\n{"no": 1}\n')
+    report = Report(skip_errors=True)
+    assert [e.text for e in read_examples(path, report=report)] == ["a", "b"]
+    assert [r.place.rsplit(":", 1)[1] for r in report.rejected] == ["2", "3", "5"]
+    assert report.rejected[0].raw == "nonsense"
+    assert "3 records could not be read and were set aside" in report.lines()[0]
+
+
+def test_a_line_without_end_is_refused_in_bounded_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "MAX_LINE_BYTES", 2**20)
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"text": "' + b"x" * 2**21)
+    with pytest.raises(DataError, match=r"a.jsonl:1: the line is longer than 1 MiB"):
+        list(read_examples(path, "nomina"))
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text("old", encoding="utf-8")
+
+    def broken():
+        yield Example.from_tags(["a"], ["O"])
+        raise DataError("broken")
+
+    for name in ("nomina", "csv", "label-studio", "conll"):
+        with pytest.raises(DataError, match="broken"):
+            write_examples(broken(), path, name)
+        assert path.read_text(encoding="utf-8") == "old"
+    assert os.listdir(tmp_path) == ["a.jsonl"]
+    with pytest.raises(DataError, match="broken"):
+        write_examples(broken(), tmp_path / "folder", "brat")
+    assert os.listdir(tmp_path) == ["a.jsonl"]
+    with pytest.raises(DataError, match="exists already"):
+        write_examples([], tmp_path, "brat")
+
+
+def test_what_a_text_file_cannot_hold_is_refused(tmp_path):
+    nul = Example.from_entities("a\0b", [])
+    for name in ("conll", "csv", "brat"):
+        with pytest.raises(DataError, match="NUL character"):
+            write_examples([nul], tmp_path / f"x.{name}", name)
+    half = Example("\ud83d", ((0, 1),))
+    with pytest.raises(DataError, match="half a surrogate pair"):
+        write_examples([half], tmp_path / "x.jsonl", "nomina")
+    have, _ = round_trip([nul], "nomina", tmp_path)
+    assert have[0].text == "a\0b"
+
+
+def test_missing_extra_is_a_pip_line(tmp_path, monkeypatch):
+    for package, name, extra in (
+        ("spacy", "spacy", "spacy"),
+        ("pyarrow", "parquet", "tables"),
+        ("datasets", "dataset", "datasets"),
+    ):
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(MissingExtraError, match=rf"pip install 'nomina\[{extra}\]'"):
+            write_examples([], tmp_path / "x", name)
+
+
+# --------------------------------------------------------------------------------------------------
+# Overlaps and named sets
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 12), st.integers(1, 6), st.sampled_from("ab")), max_size=12)
+)
+def test_keep_longest_counts_every_entity(drawn):
+    entities = [Entity("x", label, start, start + size) for start, size, label in drawn]
+    report = Report()
+    kept = keep_longest(entities, report, "here")
+    assert all(a.end <= b.start for a, b in itertools.pairwise(kept))
+    assert len(kept) + sum(report.losses.values()) == len(entities)
+    for entity in entities:  # whatever is left out overlaps one that is at least as long
+        assert entity in kept or any(
+            k.start < entity.end
+            and entity.start < k.end
+            and k.end - k.start >= entity.end - entity.start
+            for k in kept
+        )
+
+
+def make_set(root, name, rows, names, split="train"):
+    folder = root / name
+    folder.mkdir(parents=True)
+    with gzip.open(folder / f"{split}.jsonl.gz", "wt", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    (folder / "labels.json").write_text(json.dumps(names), encoding="utf-8")
+
+
+def test_named_sets(tmp_path, monkeypatch):
+    rows = [
+        {"tokens": ["in", "Paris"], "labels": ["O", "B-city"], "source": "wiki", "genre": "news"},
+        {"tokens": ["Ann"], "labels": ["B-saint"], "label_set": {"saint": "a holy person"}},
+    ]
+    make_set(tmp_path, "mine", rows, {"LOC": "city", "GPE": "city", "PER": "person"}, "dev")
+    (tmp_path / "sets.json").write_text('{"mine": {"default_model": true}, "b": {}}')
+    monkeypatch.setenv("NOMINA_DATA", str(tmp_path))
+    corpus = read_corpus("mine")
+    assert (corpus.name, corpus.split, len(corpus)) == ("mine", "dev", 2)
+    assert corpus.labels.names == ("city", "person", "saint")
+    assert corpus.labels[2].definition == "a holy person"
+    first, second = corpus.examples
+    assert (first.id, first.source, first.extra["genre"]) == ("0", "wiki", "news")
+    assert (second.id, second.source, second.labels.names) == ("1", "mine", ("saint",))
+    assert corpus.warnings == ("1 entities have labels that labels.json lacks: saint",)
+    assert default_sets() == ["mine"]
+    with pytest.raises(DataError, match=r"has the splits \['dev'\], was asked for: 'test'"):
+        read_corpus("mine:test")
+    with pytest.raises(DataError, match="Did you mean mine"):
+        read_corpus("mime")
+    with pytest.raises(DataError, match="no such file"):
+        read_corpus("some/file.conll")
+    monkeypatch.delenv("NOMINA_DATA")
+    with pytest.raises(DataError, match="NOMINA_DATA is not set"):
+        read_corpus("mine")
+
+
+def test_a_bad_row_of_a_set_is_named(tmp_path, monkeypatch):
+    good = {"tokens": ["a"], "labels": ["O"]}
+    make_set(tmp_path, "mine", [good, {"tokens": ["a"], "labels": []}], {})
+    make_set(tmp_path, "other", [good, good, {"tokens": ["a"]}], {})
+    monkeypatch.setenv("NOMINA_DATA", str(tmp_path))
+    with pytest.raises(DataError, match=r"train.jsonl.gz:2: 1 words but 0 tags"):
+        read_corpus("mine")
+    with pytest.raises(DataError, match=r"train.jsonl.gz:3: the row has no 'labels'"):
+        read_corpus("other")
+
+
+@pytest.mark.skipif(not os.environ.get("NOMINA_DATA"), reason="needs the corpora of NOMINA_DATA")
+@pytest.mark.parametrize("name", ["wnut17:test", "manufacturing_zh:test", "hipe_ajmc_en:test"])
+def test_no_offset_is_wrong_in_real_corpora(name):
+    # benchmarks/corpora.py --offsets does this for all of them
+    for example in read_corpus(name).examples:
+        words = example.words
+        for text, offsets in (join_words(words), restore_spacing(words)):
+            assert [text[a:b] for a, b in offsets] == words
+            for span, entity in zip(
+                example.spans, spans_to_entities(text, offsets, example.spans), strict=True
+            ):
+                assert text[entity.start : entity.end] == entity.text
+                assert "".join(entity.text.split()) == "".join(
+                    "".join(words[span.start : span.end]).split()
+                )
+
+
+def test_nothing_heavy_is_imported():
+    code = (
+        "import sys, nomina.corpora, nomina.chunking, nomina.documents, nomina.labels;"
+        "heavy = {'torch', 'transformers', 'spacy', 'pyarrow', 'datasets'} & set(sys.modules);"
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ})
+
+
+def test_every_letter_is_plain_ascii_in_format_names():
+    assert all(set(name) <= set(string.ascii_lowercase + "-") for name in FORMATS)
