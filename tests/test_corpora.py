@@ -99,7 +99,9 @@ tagged_examples = st.builds(
     st.integers(0, 8),
 )
 few = settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 
@@ -134,7 +136,8 @@ def test_formats_that_carry_all_lose_nothing(name, tmp_path, written):
 
 
 def by_text(example):
-    return example.text, example.offsets, ["_".join(s.label.split()) for s in example.spans]
+    spans = [(s.start, s.end, "_".join(s.label.split())) for s in example.spans]
+    return example.text, example.offsets, spans
 
 
 @pytest.mark.parametrize("name", CARRY_TEXT)
@@ -212,12 +215,15 @@ def test_dataset_of_the_real_library():
     datasets = pytest.importorskip("datasets")
     from nomina.corpora.tables import read_dataset
 
-    tags = datasets.Sequence(datasets.ClassLabel(names=["O", "B-PER"]))
+    pa = pytest.importorskip("pyarrow")
+    tags = datasets.List(datasets.ClassLabel(names=["O", "B-PER"]))
     features = datasets.Features(
-        {"tokens": datasets.Sequence(datasets.Value("string")), "ner_tags": tags}
+        {"tokens": datasets.List(datasets.Value("string")), "ner_tags": tags}
     )
     rows = {"tokens": [["Ann", "left"]], "ner_tags": [[1, 0]]}
-    (example,) = read_dataset(datasets.Dataset.from_dict(rows, features=features), Report())
+    # Not `from_dict`: datasets 5.2 cannot hash pyarrow 26's types
+    table = pa.table(rows, schema=features.arrow_schema)
+    (example,) = read_dataset(datasets.Dataset(table, fingerprint="rows"), Report())
     assert example.spans == (Span(0, 1, "PER"),)
 
 
@@ -538,6 +544,7 @@ def test_missing_extra_is_a_pip_line(tmp_path, monkeypatch):
 # Overlaps and named sets
 
 
+@few
 @given(
     st.lists(st.tuples(st.integers(0, 12), st.integers(1, 6), st.sampled_from("ab")), max_size=12)
 )
