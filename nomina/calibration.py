@@ -211,14 +211,16 @@ def fit_temperature(scores: Sequence[float], correct: Sequence[bool]) -> Calibra
             "a temperature needs right and wrong scored entities, "
             f"was given {num_right} right and {len(scores) - num_right} wrong. Use more dev data."
         )
-    logits = [_logit(score) for score in scores]
+    import numpy as np
+
+    chances = np.clip(np.asarray(scores, dtype=np.float64), _EPSILON, 1 - _EPSILON)
+    logits = np.log(chances / (1 - chances))
+    outcomes = np.asarray(correct, dtype=np.float64)
 
     def slope(beta: float) -> float:
         """Derivative of the log likelihood by beta = 1 / temperature; it never increases."""
-        return sum(
-            (is_right - _sigmoid(beta * logit)) * logit
-            for logit, is_right in zip(logits, correct, strict=True)
-        )
+        fitted = 1 / (1 + np.exp(np.clip(-beta * logits, -700, 700)))
+        return float(((outcomes - fitted) * logits).sum())
 
     low, high = math.log(1 / 20), math.log(1 / 0.05)
     for _ in range(40):

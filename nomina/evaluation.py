@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 NUM_RESAMPLES = 1000
 LEVEL = 0.95
+_MAX_KINDS = 4000
 
 Counts = tuple[float, int, int]  # correct, predicted, gold
 
@@ -422,21 +423,13 @@ def _score_macro(predictions: Sequence[Prediction], num_resamples: int, seed: in
     labels = sorted({label for row in rows for label in row})
     if not labels:
         return _Scored(Score.of((0, 0, 0)), np.zeros(num_resamples))
-    column = {label: index for index, label in enumerate(labels)}
-    kinds: Counter[tuple[tuple[int, ...], ...]] = Counter(
-        tuple(sorted((column[label], *counts) for label, counts in row.items())) for row in rows
-    )
-    values = np.zeros((len(kinds), len(labels), 3))
-    for index, kind in enumerate(kinds):
-        for label_index, *counts in kind:
-            values[index, label_index] = counts
-    sizes = np.array(list(kinds.values()), dtype=np.float64)
+    rng = np.random.default_rng(seed)
+    values, sizes = _label_kinds(rows, labels, rng)
     totals = np.tensordot(sizes, values, axes=1)
     by_label = [Score.of((row[0], int(row[1]), int(row[2]))) for row in totals.tolist()]
-    rng = np.random.default_rng(seed)
     resampled = np.empty(num_resamples)
-    flat = values.reshape(len(kinds), -1)
-    block = max(1, 2_000_000 // len(kinds))  # resamples at a time, 16 MB
+    flat = values.reshape(len(sizes), -1)
+    block = max(1, 2_000_000 // len(sizes))  # resamples at a time, 16 MB
     for start in range(0, num_resamples, block):
         stop = min(start + block, num_resamples)
         drawn = rng.multinomial(int(sizes.sum()), sizes / sizes.sum(), size=stop - start)
@@ -455,6 +448,37 @@ def _score_macro(predictions: Sequence[Prediction], num_resamples: int, seed: in
         sum(s.support for s in by_label),
     )
     return _Scored(macro, resampled)
+
+
+def _label_kinds(
+    rows: Sequence[Mapping[str, Sequence[int]]], labels: Sequence[str], rng: np.random.Generator
+) -> tuple[Floats, Floats]:
+    """Kinds of sentences by their counts of each label, and how many there are of each.
+
+    Beyond `_MAX_KINDS` kinds, sentences are put into that many bags at random and bags are
+    resampled: sums of independent sentences vary as much, at a bounded cost.
+
+    Returns:
+        Counts. Shape (kinds, labels, 3). Numbers of sentences or bags. Shape (kinds,).
+    """
+    import numpy as np
+
+    column = {label: index for index, label in enumerate(labels)}
+    kinds: Counter[tuple[tuple[int, ...], ...]] = Counter(
+        tuple(sorted((column[label], *counts) for label, counts in row.items())) for row in rows
+    )
+    if len(kinds) <= _MAX_KINDS:
+        values = np.zeros((len(kinds), len(labels), 3))
+        for index, kind in enumerate(kinds):
+            for label_index, *counts in kind:
+                values[index, label_index] = counts
+        return values, np.array(list(kinds.values()), dtype=np.float64)
+    values = np.zeros((_MAX_KINDS, len(labels), 3))
+    bags = (rng.permutation(len(rows)) % _MAX_KINDS).tolist()
+    for bag, row in zip(bags, rows, strict=True):
+        for label, label_counts in row.items():
+            values[bag, column[label]] += label_counts
+    return values, np.ones(_MAX_KINDS)
 
 
 @dataclass(frozen=True)
@@ -684,6 +708,6 @@ def mcnemar(only_first: int, only_second: int) -> float:
         term = math.lgamma(total + 1) - math.lgamma(k + 1) - math.lgamma(total - k + 1) + log_half
         part = math.exp(term)
         tail += part
-        if part < tail * 1e-17:
+        if part <= tail * 1e-17:
             break
     return min(1.0, 2 * tail)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -68,17 +69,27 @@ class Result:
         evaluation: The scores.
         model: What was evaluated.
         seconds: How long it took.
-        analysis: The errors over all corpora.
-        calibration: How good the scores of entities are; nothing if they have none.
+        predictions: What was scored, all corpora together.
+        seen_labels: Labels of the model's training data, if known.
         notes: Lines a user should read: what was odd, how completions fitted.
     """
 
     evaluation: Evaluation
     model: str
     seconds: float
-    analysis: Analysis
-    calibration: dict[str, Any] | None = None
+    predictions: list[Prediction] = field(repr=False)
+    seen_labels: tuple[str, ...] | None = None
     notes: list[str] = field(default_factory=list)
+
+    @functools.cached_property
+    def analysis(self) -> Analysis:
+        """The errors over all corpora."""
+        return analyze(self.predictions, self.seen_labels)
+
+    @functools.cached_property
+    def calibration(self) -> dict[str, Any] | None:
+        """How good the scores of entities are; nothing if they have none."""
+        return calibration.summarize(self.predictions)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the scores as `--json` prints them."""
@@ -135,8 +146,8 @@ def _result(
         evaluate(corpora, metrics, num_resamples=num_resamples, seed=seed),
         model,
         seconds,
-        analyze(rows, outputs.seen_labels),
-        calibration.summarize(rows),
+        rows,
+        outputs.seen_labels,
         notes,
     )
     result.save(outputs)
@@ -521,6 +532,14 @@ def _console() -> Console:
     return Console(stderr=True)
 
 
+def _output() -> Console:
+    """Standard output; tables are not squeezed into 80 columns when it is a file or a pipe."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=160)
+
+
 @contextmanager
 def _progress() -> Iterator[Callable[[str, int, int], None]]:
     from rich.progress import (
@@ -555,9 +574,7 @@ def _print(result: Result, *, as_json: bool, has_errors: bool) -> None:
     if as_json:
         typer.echo(json.dumps(result.to_dict(), ensure_ascii=False))
         return
-    from rich.console import Console
-
-    out = Console()
+    out = _output()
     out.print(reports.score_table(result.evaluation, result.model))
     if has_errors:
         for table in reports.error_tables(result.analysis):
@@ -774,7 +791,6 @@ def compare_command(
         names = {"first": str(first), "second": str(second)}
         typer.echo(json.dumps({"corpora": body, "average": average, **names}, ensure_ascii=False))
         return
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title=f"{first.name} and {second.name}", title_justify="left")
@@ -794,7 +810,7 @@ def compare_command(
                 f"{item.p_bootstrap:.4f}",
                 f"{item.p_mcnemar:.4f} ({item.only_first}:{item.only_second})",
             )
-    Console().print(table)
+    _output().print(table)
 
 
 def _matching(name: str) -> Matching:
