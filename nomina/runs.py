@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import random
 import time
 from bisect import bisect_left, bisect_right
@@ -251,7 +252,7 @@ def _read_done(path: Path, task: Task, problems: Problems) -> list[Prediction]:
     whole = data[: data.rfind(b"\n") + 1]
     if len(whole) != len(data):
         path.write_bytes(whole)
-    rows = []
+    rows: list[Prediction] = []
     for example, (place, row) in zip(task.examples, read_json_lines(path), strict=False):
         if row.get("words") != example.words:
             problems.note("saved prediction of another sentence; done anew from there", place)
@@ -259,7 +260,7 @@ def _read_done(path: Path, task: Task, problems: Problems) -> list[Prediction]:
             path.write_bytes(b"".join(line + b"\n" for line in lines[: len(rows)]))
             break
         spans = [Span(*item[:3]) for item in row["predicted"]]
-        scores = tuple(float(item[3]) if len(item) > 3 else 1.0 for item in row["predicted"])
+        scores = tuple(float(item[3]) if len(item) > 3 else math.nan for item in row["predicted"])
         rows.append(_prediction(example, task, tuple(spans), scores))
     return rows
 
