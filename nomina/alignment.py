@@ -26,7 +26,7 @@ import re
 import unicodedata
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -420,12 +420,15 @@ _MAX_BY_POSITION = 8  # words of a gap that may be matched by position alone
 
 
 def _match_best(
-    source: list[str], target: list[str], prefer: Callable[[int, int], bool] | None
+    source: list[str],
+    target: list[str],
+    prefer: Callable[[int, int], bool] | None,
+    bound: Collection[int],
 ) -> tuple[list[int], AlignmentStatus, int]:
     """Source word -> index of the completion's word or -1; what happened; words repaired."""
     if source == target:
         return list(range(len(source))), AlignmentStatus.EXACT, 0
-    pairs = longest_common_subsequence(source, target, prefer)
+    pairs = longest_common_subsequence(source, target, prefer, bound)
     if len(pairs) == sum(map(bool, target)):  # a tag without a word is no other word
         status = AlignmentStatus.OMISSION
     elif len(pairs) == len(source):
@@ -628,7 +631,14 @@ def align(
     if tokenizer is not None:
         source = _read_back(words, source, written, tokenizer)
     target = [fold(word) for word in written]
-    matched, status, num_repaired = _match_best(source, target, lambda i, j: words[i] == written[j])
+    bound = {
+        j
+        for j in range(1, len(tags))
+        if tags[j].startswith("I-") or (unit_of[j] == unit_of[j - 1] and tags[j] != "O")
+    }
+    matched, status, num_repaired = _match_best(
+        source, target, lambda i, j: words[i] == written[j], bound
+    )
     to_label = _Labels(label_set, unknown, is_exact=False)
     tags = [to_label(tag) for tag in tags]
     out = _carry(words, matched, tags, unit_of)

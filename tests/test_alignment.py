@@ -77,6 +77,14 @@ def test_most_equal_words_and_then_most_neighbours(a, b):
     assert (len(have), num_neighbours(have)) == best_by_force(a, b)
 
 
+@given(few_words, few_words, st.sets(st.integers(1, 6)))
+@settings(max_examples=400, deadline=None)
+def test_bound_words_never_cost_a_word_or_a_neighbour(a, b, bound):
+    have = longest_common_subsequence(a, b, bound=bound)
+    assert_is_alignment(have, a, b)
+    assert (len(have), num_neighbours(have)) == best_by_force(a, b)
+
+
 @given(some_words, some_words)
 @settings(deadline=None)
 def test_as_long_as_by_the_table(a, b):
@@ -214,6 +222,10 @@ def test_unknown_format_and_mode():
         # the first of two equal words is not taken just because it comes first
         ("the first and the second", "the(B-x) second(I-x)", "O O O B-x I-x"),
         ("york is in new york", "in(O) new(B-x) york(I-x)", "O O O B-x I-x"),
+        # both are as good for the words; an entity is not torn apart
+        ("who the first and the second", "who(O) the(B-x) second(I-x)", "O O O O B-x I-x"),
+        ("the first and the end", "the(B-x) first(I-x) end(O)", "B-x I-x O O O"),
+        ("the second or the a b", "the(B-x) a(I-x) b(O)", "O O O B-x I-x O"),
         # case, quotes, accents, dashes, compatibility forms
         ("He said “ Beyoncé ”", 'he(O) said(O) "(O) Beyonce(B-x) "(O)', "O O O B-x O"),
         ("ﬁlm – noir", "film(B-x) -(I-x) noir(I-x)", "B-x I-x I-x"),
