@@ -11,6 +11,7 @@ Knows taggers only by their `pipe`, and neither terminals nor how figures are sh
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import math
@@ -46,14 +47,16 @@ class Task:
     """One corpus to predict.
 
     Attributes:
-        name: Its name in scores and files, such as `crossner_ai:dev`.
+        name: Its name in scores and files, such as `crossner_ai`.
         examples: Its sentences.
         labels: The labels to ask for, where a sentence has no label set of its own.
+        source: Where it was read, such as `crossner_ai:dev`.
     """
 
     name: str
     examples: Sequence[Example]
     labels: LabelSet
+    source: str = ""
 
     def limited(self, limit: int | None, seed: int = 0) -> Task:
         """Return a seeded subset of at most `limit` sentences, in their order.
@@ -66,7 +69,7 @@ class Task:
         if limit < 1:
             raise DataError(f"--limit must be at least 1, was: {limit}")
         chosen = sorted(random.Random(seed).sample(range(len(self.examples)), limit))
-        return Task(self.name, [self.examples[k] for k in chosen], self.labels)
+        return dataclasses.replace(self, examples=[self.examples[k] for k in chosen])
 
     def defined(self, definitions: Mapping[str, str] | None) -> Task:
         """Return the task with definitions for its labels, or with none if there is no mapping."""
@@ -92,21 +95,20 @@ class Task:
                 ready = done.get(id(own))
                 if ready is None:
                     ready = done[id(own)] = apply(own)
-                example = _with_labels(example, ready)
+                example = dataclasses.replace(example, labels=ready)
             examples.append(example)
-        return Task(self.name, examples, apply(self.labels))
+        return dataclasses.replace(self, examples=examples, labels=apply(self.labels))
 
-
-def _with_labels(example: Example, labels: LabelSet) -> Example:
-    return Example(
-        example.text,
-        example.offsets,
-        example.spans,
-        example.id,
-        labels,
-        example.source,
-        example.extra,
-    )
+    def grouped(self) -> Task:
+        """Return the task with sentences of one label set together: they share a prompt."""
+        first: dict[LabelSet | None, int] = {}
+        for example in self.examples:
+            first.setdefault(example.labels, len(first))
+        if len(first) < 2:
+            return self
+        return dataclasses.replace(
+            self, examples=sorted(self.examples, key=lambda example: first[example.labels])
+        )
 
 
 @dataclass

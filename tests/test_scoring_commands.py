@@ -16,10 +16,10 @@ from nomina.calibration import Calibration
 from nomina.commands import scoring
 from nomina.commands.scoring import EvaluationPlan, Outputs, evaluate_model, register, score_files
 from nomina.documents import Document
-from nomina.entities import Entity, Example, Span
+from nomina.entities import Entity, Example, LabelSet, Span
 from nomina.errors import DataError
 from nomina.predictions import Prediction, Problems, read_predictions, write_predictions
-from nomina.runs import file_name, to_words
+from nomina.runs import Task, file_name, to_words
 
 app = typer.Typer()
 register(app)
@@ -324,14 +324,14 @@ def test_evaluate_drops_misc_as_the_protocol_says(data, tmp_path):
     plan = EvaluationPlan(data=("crossner_ai:dev", "mine:dev"), metrics=("strict",))
     tagger = ScriptedTagger()
     have = evaluate_model(plan, Outputs(folder=tmp_path / "run"), load=lambda name: tagger)
-    assert have.evaluation.corpora["crossner_ai:dev"]["strict"].f1 == 1
-    assert have.evaluation.corpora["mine:dev"]["strict"].f1 == 0  # asks for the first label
+    assert have.evaluation.corpora["crossner_ai"]["strict"].f1 == 1
+    assert have.evaluation.corpora["mine"]["strict"].f1 == 0  # asks for the first label
     assert {labels.names for labels in tagger.asked[:12]} == {("city",)}
     assert any("12 entities; protocol zero-shot" in note for note in have.notes)
     assert have.to_dict()["model"] == "default"
     kept = EvaluationPlan(data=("crossner_ai:dev",), protocol="zero-shot-kept")
     have = evaluate_model(kept, Outputs(folder=tmp_path / "r2"), load=lambda name: tagger)
-    assert have.evaluation.corpora["crossner_ai:dev"]["strict"].support == 24
+    assert have.evaluation.corpora["crossner_ai"]["strict"].support == 24
 
 
 def test_a_killed_evaluation_goes_on_where_it_stopped(data, tmp_path):
@@ -339,7 +339,7 @@ def test_a_killed_evaluation_goes_on_where_it_stopped(data, tmp_path):
     outputs = Outputs(folder=tmp_path / "run")
     with pytest.raises(KeyboardInterrupt):
         evaluate_model(plan, outputs, load=lambda name: ScriptedTagger(fail_after=15))
-    path = tmp_path / "run" / "predictions" / "mine_dev.jsonl"
+    path = tmp_path / "run" / "predictions" / "mine.jsonl"
     path.write_text(path.read_text() + '{"half a li')
     seen = []
     rest = ScriptedTagger()
@@ -348,8 +348,8 @@ def test_a_killed_evaluation_goes_on_where_it_stopped(data, tmp_path):
     )
     assert rest.num_seen == 24 - 15
     assert any("15 sentences were taken" in note for note in have.notes)
-    assert seen[0] == ("crossner_ai:dev", 12, 12)
-    assert seen[-1] == ("mine:dev", 12, 12)
+    assert seen[0] == ("crossner_ai", 12, 12)
+    assert seen[-1] == ("mine", 12, 12)
     whole = evaluate_model(plan, Outputs(folder=tmp_path / "r2"), load=lambda n: ScriptedTagger())
     assert have.evaluation == whole.evaluation
     again = ScriptedTagger()  # a finished run is done anew
@@ -396,6 +396,17 @@ def test_limits_thresholds_definitions_and_temperature(data, tmp_path):
         EvaluationPlan(threshold=2)
 
 
+def test_sentences_with_label_sets_of_their_own_are_asked_together():
+    sets = [LabelSet.of(["x"]), LabelSet.of(["y"])]
+    rows = [Example.from_tags([f"W{k}"], ["O"], labels=sets[k % 2]) for k in range(6)]
+    task = Task("t", rows, LabelSet.of(["z"]), "t:dev").grouped()
+    assert [row.words[0] for row in task.examples] == ["W0", "W2", "W4", "W1", "W3", "W5"]
+    assert task.source == "t:dev"
+    defined = task.defined({"y": "a letter"})
+    assert defined.examples[-1].labels is not None
+    assert defined.examples[-1].labels[0].definition == "a letter"
+
+
 def test_unseen_labels_alone_are_asked_for(data, tmp_path):
     seen = tmp_path / "seen.txt"
     plan = EvaluationPlan(data=("mine:dev",), protocol="unseen-labels")
@@ -414,15 +425,15 @@ def test_the_evaluate_command(data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     args = ["evaluate", "--model", "m", "--data", "crossner_ai:dev", "mine:dev", "--metric", "all"]
     have = run_json(*args, "--json", "--limit", "4", "--report", "r.html")
-    assert set(have["corpora"]) == {"crossner_ai:dev", "mine:dev"}
+    assert set(have["corpora"]) == {"crossner_ai", "mine"}
     assert have["model"] == "m"
     assert (tmp_path / "r.html").is_file()
     folder = tmp_path / "nomina-evaluation" / "m"
     assert json.loads((folder / "scores.json").read_text()) == have
-    saved = folder / "predictions" / "mine_dev.jsonl"
+    saved = folder / "predictions" / "mine.jsonl"
     again = run_json("score", saved, "--metric", "strict", "--json")
-    f1 = have["corpora"]["mine:dev"]["strict"]["f1"]
-    assert again["corpora"]["mine:dev"]["strict"]["f1"] == f1
+    f1 = have["corpora"]["mine"]["strict"]["f1"]
+    assert again["corpora"]["mine"]["strict"]["f1"] == f1
     result = runner.invoke(app, ["evaluate", "--data", "nosuch:dev"])
     assert result.exit_code == 1
     assert "nosuch" in result.stderr

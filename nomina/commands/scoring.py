@@ -328,7 +328,7 @@ def evaluate_model(
     settings = {
         "model": name,
         "fingerprint": _fingerprint(name),
-        "data": [f"{task.name} ({len(task.examples)})" for task in tasks],
+        "data": [f"{task.source} ({len(task.examples)})" for task in tasks],
         "protocol": plan.protocol,
         "limit": plan.limit,
         "seed": plan.seed,
@@ -386,12 +386,16 @@ def _tasks(
                 f"{source}: {', '.join(named)} neither asked for nor gold "
                 f"({count} entities; protocol {protocol.name})"
             )
-        task = Task(source, examples, labels)
-        tasks.append(task.limited(plan.limit, plan.seed).defined(definitions))
-    names = [task.name for task in tasks]
-    if doubled := {name for name in names if names.count(name) > 1}:
+        task = Task(corpus.name, examples, labels, source)
+        tasks.append(task.limited(plan.limit, plan.seed).defined(definitions).grouped())
+    sources = [task.source for task in tasks]
+    if doubled := {source for source in sources if sources.count(source) > 1}:
         raise DataError(f"--data names {sorted(doubled)} more than once")
-    return tasks, notes
+    names = [task.name for task in tasks]
+    return [  # two splits of a corpus need their splits in their names
+        dataclasses.replace(task, name=task.source) if names.count(task.name) > 1 else task
+        for task in tasks
+    ], notes
 
 
 def _definitions() -> dict[str, str]:
