@@ -1,0 +1,109 @@
+"""`nomina align`: tags of completions on the words they were to copy."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+import typer
+
+from nomina.alignment import AlignmentSummary, Unknown, align
+from nomina.errors import DataError, NominaError
+from nomina.predictions import read_json_lines
+
+UNKNOWN = ("report", "nearest", "keep", "error")
+
+
+def align_file(
+    path: Path,
+    summary: AlignmentSummary,
+    *,
+    format: str = "gner",
+    matching: Literal["best", "published"] = "best",
+    unknown: Unknown = "report",
+) -> Iterator[dict[str, Any]]:
+    """Align the completions of a file, one after the other.
+
+    Args:
+        path: JSON lines with `words` (or `tokens`, or GNER's `instance`), `completion` (or
+            `prediction`) and, if known, the labels that were asked for (`labels`, `label_list`).
+        summary: What happened is counted here.
+        format: Format of completions that do not say their own: "gner" or "inline".
+        matching: See `alignment.align`.
+        unknown: See `alignment.align`.
+
+    Yields:
+        For each line its `id`, `words`, `tags`, `status` and counts.
+
+    Raises:
+        DataError: If the file cannot be read, or a line has no words or no completion.
+        FormatError: If a format is unknown, or a label is and `unknown` is "error".
+    """
+    for place, row in read_json_lines(path):
+        instance = row.get("instance")
+        words = (instance if isinstance(instance, dict) else row).get("words", row.get("tokens"))
+        completion = row.get("completion", row.get("prediction"))
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            raise DataError(f"{place}: needs `words`, a list of strings. Keys: {sorted(row)}")
+        if not isinstance(completion, str):
+            raise DataError(f"{place}: needs `completion`, a string. Keys: {sorted(row)}")
+        labels = row.get("label_list", row.get("labels"))
+        found = align(
+            words,
+            completion.strip(),
+            str(row.get("format", format)),
+            labels or None,
+            unknown=unknown,
+            mode="gner" if matching == "published" else "best",
+        )
+        summary.add(found)
+        yield {"id": row.get("id", ""), "words": words, **found.to_dict()}
+
+
+def align_command(
+    completions: Annotated[Path, typer.Argument(help="JSON lines with words and completions.")],
+    output: Annotated[
+        Path | None, typer.Option(help="File to write. Default: standard output.")
+    ] = None,
+    format: Annotated[str, typer.Option(help="Format of completions: gner or inline.")] = "gner",
+    matching: Annotated[
+        str, typer.Option("--alignment", help="best, or published (GNER's).")
+    ] = "best",
+    unknown: Annotated[
+        str, typer.Option(help=f"Labels outside the set: {', '.join(UNKNOWN)}.")
+    ] = "report",
+) -> None:
+    """Put the tags of completions onto the words they were to copy; say what happened to each.
+
+    Exit codes: 0 done; 1 a file cannot be read or written; 2 wrong usage.
+    """
+    summary = AlignmentSummary()
+    try:
+        if matching not in ("best", "published"):
+            raise DataError(f"--alignment must be best or published, was: {matching!r}")
+        rows = align_file(
+            completions,
+            summary,
+            format=format,
+            matching=cast("Literal['best', 'published']", matching),
+            unknown=cast("Unknown", unknown),
+        )
+        if output is None:
+            for row in rows:
+                sys.stdout.write(json.dumps(row, ensure_ascii=False) + "\n")
+        else:
+            with output.open("w", encoding="utf-8") as file:
+                for row in rows:
+                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    except (NominaError, OSError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from error
+    typer.echo(summary.table(), err=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+    app.command("align")(align_command)

@@ -1,0 +1,74 @@
+"""`nomina align`: completions of a file, and what happened to each."""
+
+import json
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from nomina.commands import aligning, scoring
+
+app = typer.Typer()
+scoring.register(app)
+aligning.register(app)
+runner = CliRunner()
+
+
+@pytest.fixture
+def completions(tmp_path):
+    rows = [
+        {"id": "1", "words": ["in", "New", "York"], "completion": "in(O) NewYork(B-city)"},
+        {"id": "2", "tokens": ["in", "Rome"], "completion": "in [Rome](town)", "format": "inline"},
+        {
+            "id": "3",
+            "label_list": ["city"],
+            "instance": {"words": ["Rome"]},
+            "prediction": "Rome(B-town)",
+        },
+    ]
+    path = tmp_path / "c.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_align_says_what_happened(completions, tmp_path):
+    result = runner.invoke(app, ["align", str(completions)])
+    assert result.exit_code == 0, result.output
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert rows[0]["tags"] == ["O", "B-city", "I-city"]
+    assert rows[0]["status"] == "substitution"
+    assert rows[1]["tags"] == ["O", "B-town"]
+    assert rows[2]["unknown_labels"] == {"town": 1}
+    assert "exact" in result.stderr
+    out = tmp_path / "out.jsonl"
+    result = runner.invoke(app, ["align", str(completions), "--output", str(out)])
+    assert [json.loads(line) for line in out.read_text().splitlines()] == rows
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--alignment", "worst"], "best or published"),
+        (["--unknown", "guess"], "must be report, nearest, keep or error"),
+        (["--unknown", "error"], "has the label 'town'"),
+        (["--format", "yaml"], "'gner' or 'inline'"),
+        (["--output", "/no/such/folder/x"], "No such file"),
+    ],
+)
+def test_align_names_what_is_wrong(completions, args, message):
+    result = runner.invoke(app, ["align", str(completions), *args])
+    assert result.exit_code == 1
+    assert message in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [("{}", "needs `words`"), ('{"words": ["a"]}', "needs `completion`"), ("x", "not JSON")],
+)
+def test_align_names_bad_lines(tmp_path, line, message):
+    path = tmp_path / "c.jsonl"
+    path.write_text(line)
+    result = runner.invoke(app, ["align", str(path)])
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert "c.jsonl:1" in result.stderr
