@@ -127,7 +127,7 @@ def gner_spans(tags: Sequence[str]) -> list[Span]:
 # --------------------------------------------------------------------------------------------------
 # Reading completions
 
-_PLAIN_TAG = re.compile(r"\((O|[BI]-.*?)\)")
+_PLAIN_TAG = re.compile(r"\((?:O\)|[BI]-)")
 _MAX_UNIT_WORDS = 6  # a longer run before one tag is a run whose tags were left out, not a merge
 
 
@@ -782,13 +782,28 @@ def _align_as_published(
 
 
 def _read_plain(completion: str) -> list[tuple[str, str]]:
-    """Read `word(tag)` pairs as GNER's evaluator does: the first bracket ends a label."""
-    pairs, start = [], 0
+    r"""Read `word(tag)` pairs as GNER's evaluator does: the first bracket ends a label.
+
+    Its pattern is `\((O|[BI]-.*?)\)`, which takes quadratic time where brackets never close;
+    here each closing bracket is looked for once.
+    """
+    pairs, start, close, line_end = [], 0, -1, -1
     for match in _PLAIN_TAG.finditer(completion):
+        if match.start() < start:
+            continue  # inside the label before
+        inside = match.start() + 1
+        if close < inside:
+            close = completion.find(")", inside)
+            if close < 0:
+                break
+        if line_end < inside:
+            line_end = completion.find("\n", inside) % (len(completion) + 1)
+        if line_end < close:
+            continue
         text = completion[start : match.start()].strip()
-        start = match.end()
+        start = close + 1
         if text:
-            pairs.append((text, match.group(1).strip()))
+            pairs.append((text, completion[inside:close].strip()))
     return pairs
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import re
 import time
 import unicodedata
 from collections import Counter
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from nomina.alignment import (
     AlignmentStatus,
     AlignmentSummary,
+    _read_plain,
     align,
     fold,
     gner_spans,
@@ -20,8 +22,9 @@ from nomina.alignment import (
     nearest_label,
     read_pairs,
 )
-from nomina.entities import LabelSet, Span, tags_to_spans
+from nomina.entities import LabelSet, Span, join_words, tags_to_spans
 from nomina.errors import FormatError, LabelError
+from nomina.formats import Sentence, get_format, target
 from nomina.subsequences import longest_common_subsequence, match_by_bits
 
 # --------------------------------------------------------------------------------------------------
@@ -312,6 +315,37 @@ def test_summary_counts_shares():
     assert AlignmentSummary().to_dict()["shares"]["exact"] == 0.0
 
 
+odd_words = st.lists(
+    st.one_of(
+        st.sampled_from(
+            ["a", "(O)", "(", ")", "[", "]", "\\", "f(x)", "(B-52)", "](x)", "O", "b(I-x)"]
+        ),
+        st.text("ab()[]\\-BIO'é", min_size=1, max_size=4),
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+@given(odd_words, st.data())
+@settings(deadline=None, max_examples=300)
+@pytest.mark.parametrize("name", ["gner", "inline"])
+def test_what_our_formats_write_is_read_without_loss(name, words, data):
+    """Any words, brackets and look-alike tags among them; spans of labels with brackets."""
+    labels = ["x", "a (b)"]
+    spans, position = [], 0
+    while position < len(words):
+        size = data.draw(st.integers(0, 3))
+        if size and position + size <= len(words):
+            spans.append(Span(position, position + size, data.draw(st.sampled_from(labels))))
+        position += max(1, size)
+    text, offsets = join_words(words)
+    completion = target(get_format(name), Sentence.of(text, offsets), labels, spans)
+    have = align(words, completion, name, labels)
+    assert have.spans == spans, completion
+    assert have.status is AlignmentStatus.EXACT
+
+
 # --------------------------------------------------------------------------------------------------
 # As published
 
@@ -357,6 +391,17 @@ def test_published_reading_lets_the_last_label_win():
     have = align(["a", "b"], "a(B-x) b(I-y)", mode="gner")
     assert have.tags == ["B-x", "I-y"]
     assert have.spans == [Span(0, 2, "y")]
+
+
+@given(st.text("()OBI-x \n", max_size=30))
+@settings(deadline=None, max_examples=400)
+def test_published_reading_is_its_pattern(completion):
+    want, start = [], 0
+    for match in re.finditer(r"\((O|[BI]-.*?)\)", completion):
+        if text := completion[start : match.start()].strip():
+            want.append((text, match.group(1).strip()))
+        start = match.end()
+    assert _read_plain(completion) == want
 
 
 def test_published_matching_survives_a_loop():

@@ -103,6 +103,7 @@ def gner_by_force(prediction):
 
 
 @given(sentences)
+@settings(deadline=None)
 def test_measures_against_brute_force(prediction):
     gold, have = prediction.gold, prediction.predicted
     assert MEASURES["strict"](prediction) == (strict_by_force(prediction), len(have), len(gold))
@@ -275,6 +276,7 @@ def test_comparison_refuses_other_sentences():
 
 
 @given(st.integers(0, 40), st.integers(0, 40))
+@settings(deadline=None, max_examples=50)
 def test_mcnemar_is_the_binomial_test(a, b):
     total = a + b
     tail = sum(math.comb(total, k) for k in range(min(a, b) + 1)) / 2**total
