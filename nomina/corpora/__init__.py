@@ -15,7 +15,7 @@ from pathlib import Path
 
 from nomina.corpora.collection import data_folder, default_sets, read_index, read_set
 from nomina.corpora.conll import guess_columns, read_conll, write_conll
-from nomina.corpora.corpus import Corpus, Rejected, Report, collect_labels
+from nomina.corpora.corpus import Corpus, Rejected, Report, collect_labels, paused_gc
 from nomina.corpora.docbin import read_docbin, write_docbin
 from nomina.corpora.files import check_is_text, read_head
 from nomina.corpora.jsonl import guess_dialect, read_dialect, write_dialect
@@ -199,7 +199,8 @@ def read_corpus(
             raise DataError(f"the split is {own_split!r} in {name!r}, but {split!r} was asked for")
         return read_set(set_name, split or own_split)
     report = Report() if report is None else report
-    examples = list(read_examples(path, file_format, options, report))
+    with paused_gc():
+        examples = list(read_examples(path, file_format, options, report))
     if not examples:
         raise DataError(f"{name}: holds no text. {' '.join(report.lines())}".rstrip())
     labels = collect_labels(examples)

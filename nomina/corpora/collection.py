@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from nomina.corpora.corpus import Corpus, collect_labels
+from nomina.corpora.corpus import Corpus, collect_labels, paused_gc
 from nomina.entities import Example, LabelSet, normalize_label
 from nomina.errors import DataError, NominaError
 
@@ -85,7 +85,8 @@ def read_set(name: str, split: str = "") -> Corpus:
     path = folder / f"{chosen}.jsonl.gz"
     known_names = _read_names(folder / "labels.json")
     warnings: list[str] = []
-    examples = list(_read_rows(path, name))
+    with paused_gc():
+        examples = list(_read_rows(path, name))
     names = {normalize_label(n) for n in known_names}
     unknown: dict[str, int] = {}
     outside = 0

@@ -40,7 +40,7 @@ class Columns(NamedTuple):
 
 class _Sentence(NamedTuple):
     first_line: int
-    rows: list[tuple[int, list[str]]]
+    lines: list[str]
     comments: dict[str, str]
     document: int
 
@@ -119,24 +119,32 @@ def read_conll(path: Path, report: Report, column: int | None = None) -> Iterato
     for sentence in _sentences(itertools.chain(sample, lines), columns):
         index += 1
         place = f"{path}:{sentence.first_line}"
-        words, tags, bad = [], [], ""
-        for number, row in sentence.rows:
-            if len(row) <= max(columns.word, columns.tag):
-                bad = f"{len(row)} columns, expected at least {max(columns.word, columns.tag) + 1}"
-            elif not _TAG.fullmatch(row[columns.tag]):
-                bad = f"a tag must be O or like B-person, I-person, was: {row[columns.tag]!r}"
-            if bad:
-                raw = "\n".join("\t".join(row) for _, row in sentence.rows)
-                report.reject(f"{path}:{number}", bad, raw)
-                break
-            words.append(row[columns.word])
-            tags.append(row[columns.tag])
-        if bad:
+        rows = [_split(line, columns.is_tabbed) for line in sentence.lines]
+        try:
+            words = [row[columns.word] for row in rows]
+            tags = [row[columns.tag] for row in rows]
+        except IndexError:
+            tags = []
+        if not tags or any(not _TAG.fullmatch(tag) for tag in set(tags)):
+            number, reason = _find_fault(rows, columns)
+            raw = "\n".join(sentence.lines)
+            report.reject(f"{path}:{sentence.first_line + number}", reason, raw)
             continue
         extra = {"document": sentence.document} if sentence.document else {}
         own = sentence.comments.get("sent_id") or sentence.comments.get("id")
         example = build_tagged(words, tags, report, place, id=own or str(index), extra=extra)
         yield _with_text(example, sentence.comments.get("text", ""))
+
+
+def _find_fault(rows: list[list[str]], columns: Columns) -> tuple[int, str]:
+    """Find the first line of a sentence that has too few columns or no tag, and say so."""
+    width = max(columns.word, columns.tag) + 1
+    for number, row in enumerate(rows):
+        if len(row) < width:
+            return number, f"{len(row)} columns, expected at least {width}"
+        if not _TAG.fullmatch(row[columns.tag]):
+            return number, f"a tag must be O or like B-person, I-person, was: {row[columns.tag]!r}"
+    raise AssertionError("the sentence has no fault")
 
 
 def _with_text(example: Example, text: str) -> Example:
@@ -176,13 +184,15 @@ def _note_choice(
 
 
 def _sentences(lines: Iterable[tuple[int, str]], columns: Columns) -> Iterator[_Sentence]:
-    rows: list[tuple[int, list[str]]] = []
+    rows: list[str] = []
+    first = document = 0
     comments: dict[str, str] = {}
-    document = 0
     for number, line in lines:
-        if _is_blank(line) or _is_mark(line):
+        if rows and line and line[0] not in " \t\r-":
+            rows.append(line)  # nearly all lines
+        elif _is_blank(line) or _is_mark(line):
             if rows:
-                yield _Sentence(rows[0][0], rows, comments, document)
+                yield _Sentence(first, rows, comments, document)
                 rows, comments = [], {}
             document += line.startswith(_DOCSTART)
         elif not rows and line[0] == "#" and (comment := _COMMENT.fullmatch(line)):
@@ -191,9 +201,11 @@ def _sentences(lines: Iterable[tuple[int, str]], columns: Columns) -> Iterator[_
             elif comment["id"]:
                 comments["id"] = comment["id"]
         else:
-            rows.append((number, _split(line, columns.is_tabbed)))
+            if not rows:
+                first = number
+            rows.append(line)
     if rows:
-        yield _Sentence(rows[0][0], rows, comments, document)
+        yield _Sentence(first, rows, comments, document)
 
 
 def write_conll(

@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 
@@ -19,6 +19,7 @@ from nomina.corpora.corpus import Report
 from nomina.errors import DataError
 
 MAX_LINE_BYTES = 64 * 2**20  # a longer "line" is not a record, but a file without line breaks
+_BLOCK_BYTES = 2**20
 _WIDE_MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 
 
@@ -67,33 +68,61 @@ def read_lines(path: Path, report: Report, keep_ends: bool = False) -> Iterator[
         DataError: If the file is binary or cannot be read, if a line is longer than
             `MAX_LINE_BYTES`, or, unless errors are skipped, if a line is not UTF-8.
     """
+    number = 0
     with open_bytes(path) as file:
-        number = 0
-        while True:
-            try:
-                line = file.readline(MAX_LINE_BYTES + 1)
-            except (OSError, EOFError, zlib.error) as error:
-                raise DataError(f"{path}:{number + 1}: cannot be unpacked: {error}") from error
-            if not line:
-                return
-            number += 1
-            if number == 1:
-                check_is_text(path, line)
-                line = line.removeprefix(b"\xef\xbb\xbf")
-            if len(line) > MAX_LINE_BYTES:
+        while data := _read_block(file, path, number):
+            if number == 0:
+                check_is_text(path, data)
+                data = data.removeprefix(b"\xef\xbb\xbf")
+            lines = _decode(data, path, number, report)
+            index = number
+            for index, line in enumerate(lines, start=number + 1):
+                if line is not None:
+                    yield index, line + "\n" if keep_ends else line.removesuffix("\r")
+            number = index
+
+
+def _read_block(file: BinaryIO, path: Path, number: int) -> bytes:
+    """Read some whole lines at once: much faster than line by line."""
+    try:
+        data = file.read(_BLOCK_BYTES)
+        if data and not data.endswith(b"\n"):
+            rest = file.readline(MAX_LINE_BYTES + 1)
+            if len(rest) > MAX_LINE_BYTES:
+                number += data.count(b"\n")
                 raise DataError(
-                    f"{path}:{number}: the line is longer than {MAX_LINE_BYTES // 2**20} MiB. "
-                    "Expected one record a line; is this the right format (--from)?"
+                    f"{path}:{number + 1}: the line is longer than "
+                    f"{MAX_LINE_BYTES // 2**20} MiB. Expected one record a line; is this the right "
+                    "format (--from)?"
                 )
-            try:
-                text = line.decode("utf-8")
-            except UnicodeDecodeError as error:
-                raw = line.decode("utf-8", "backslashreplace")
-                report.reject(f"{path}:{number}", _not_utf8(error), raw.rstrip("\r\n"))
-                continue
-            if not keep_ends and text.endswith("\n"):
-                text = text[:-2] if text.endswith("\r\n") else text[:-1]
-            yield number, text
+            data += rest
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}:{number + 1}: cannot be unpacked: {error}") from error
+    return data
+
+
+def _decode(data: bytes, path: Path, number: int, report: Report) -> Iterable[str | None]:
+    """Return lines without line feeds; `None` for one that was set aside."""
+    try:
+        lines = data.decode("utf-8").split("\n")
+    except UnicodeDecodeError:
+        return _decode_each(data, path, number, report)
+    if not lines[-1]:
+        lines.pop()
+    return lines
+
+
+def _decode_each(data: bytes, path: Path, number: int, report: Report) -> Iterator[str | None]:
+    for line in data.removesuffix(b"\n").split(b"\n"):
+        number += 1
+        try:
+            text: str | None = line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            report.reject(
+                f"{path}:{number}", _not_utf8(error), line.decode("utf-8", "backslashreplace")
+            )
+            text = None
+        yield text
 
 
 def read_text(path: Path) -> str:
