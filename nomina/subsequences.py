@@ -19,6 +19,7 @@ Node = tuple[int, int, Any]  # i, j, the node before it in the chain
 # One pair of equal words costs about a microsecond in the exact search; beyond this many, bit
 # vectors find the length in time that grows 64 times slower, and ties are broken on the way back.
 MAX_PAIRS = 40_000
+_MAX_BITS = 1 << 28  # 32 MB of rows are kept; beyond that every sqrt(N)th, at twice the time
 
 _EQUAL, _ADJACENT, _PREFERRED = 1 << 60, 1 << 40, 1 << 20  # one number, compared level by level
 
@@ -222,7 +223,7 @@ def _shorten(words: Words, useful: Counter[Hashable]) -> tuple[list[int], list[H
 
 
 def match_by_bits(a: Words, b: Words) -> list[tuple[int, int]]:
-    """Longest common subsequence with one bit a word of `b`; every sqrt(N)th row is kept.
+    """Longest common subsequence with one bit a word of `b`.
 
     A zero at bit j of row i says that the length grows from column j to j + 1.
     """
@@ -230,31 +231,35 @@ def match_by_bits(a: Words, b: Words) -> list[tuple[int, int]]:
     for j, word in enumerate(b):
         masks[word] = masks.get(word, 0) | 1 << j
     ones = (1 << len(b)) - 1
-    step = max(1, int(len(a) ** 0.5))
+    size = max(1, len(a))
+    step = size if size * len(b) <= _MAX_BITS else max(1, int(size**0.5))
 
     def rows_from(row: int, start: int, stop: int) -> list[int]:
         rows = [row]
         for i in range(start, stop):
             if mask := masks.get(a[i]):
                 used = row & mask
-                row = ((row + used) | (row - used)) & ones
+                row = (row + used) | (row ^ used)
+                if not i % 64:  # a carry adds a bit above the last column, which harms nothing
+                    row &= ones
             rows.append(row)
         return rows
 
-    kept = [ones]
-    for start in range(0, len(a), step):
-        kept.append(rows_from(kept[-1], start, min(start + step, len(a)))[-1])
+    kept, blocks = [ones], {}
+    for number, start in enumerate(range(0, len(a), step)):
+        blocks = {number: rows_from(kept[-1], start, min(start + step, len(a)))}
+        kept.append(blocks[number][-1] & ones)
     pairs: list[tuple[int, int]] = []
     i, j = len(a), len(b)
-    block, rows = -1, []
     while i and j:
-        if (i - 1) // step != block:
-            block = (i - 1) // step
-            rows = rows_from(kept[block], block * step, min((block + 1) * step, len(a)))
+        block = (i - 1) // step
+        if block not in blocks:
+            stop = min((block + 1) * step, len(a))
+            blocks = {block: rows_from(kept[block], block * step, stop)}
         if a[i - 1] == b[j - 1]:  # taking an equal pair at the end never costs a word
             i, j = i - 1, j - 1
             pairs.append((i, j))
-        elif rows[i - block * step] >> (j - 1) & 1:
+        elif blocks[block][i - block * step] >> (j - 1) & 1:
             j -= 1
         else:
             i -= 1

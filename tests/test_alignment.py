@@ -91,7 +91,10 @@ def test_bound_words_never_cost_a_word_or_a_neighbour(a, b, bound):
 @given(some_words, some_words)
 @settings(deadline=None)
 def test_as_long_as_by_the_table(a, b):
-    for have in (longest_common_subsequence(a, b), match_by_bits(a, b)):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nomina.subsequences._MAX_BITS", 50)  # some are kept whole, some in part
+        by_bits = match_by_bits(a, b)
+    for have in (longest_common_subsequence(a, b), by_bits):
         assert_is_alignment(have, a, b)
         assert len(have) == length_by_table(a, b)
 
@@ -128,9 +131,9 @@ def test_repeats_never_take_quadratic_time(a, b, want):
     """The published LIS took 5 s for 2,000 equal words: a model stuck in a loop writes that."""
     seconds = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = time.process_time()
         have = longest_common_subsequence(a, b)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
     assert len(have) == want
     assert min(seconds) < 0.05
 
