@@ -15,6 +15,7 @@ measures or models.
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 import math
@@ -26,7 +27,7 @@ from pathlib import Path
 from typing import Any, TextIO, cast
 
 from nomina.alignment import Alignment, AlignmentSummary, Mode, Unknown, align, gner_spans
-from nomina.entities import Example, Span, tags_to_spans
+from nomina.entities import Example, Span, normalize_label, tags_to_spans
 from nomina.errors import DataError, NominaError
 
 MAX_PLACES = 5  # a problem names this many places, then only counts
@@ -186,12 +187,12 @@ def read_predictions(
         unknown: What becomes of labels that were not asked for; see `alignment.align`.
         gold: The gold sentences, matched by id, in place of gold in the file.
         drop: Labels to take out of gold and predictions.
-        is_lenient: Whether predictions that cannot be read, or are missing, are scored as empty.
-            Otherwise they are an error.
+        is_lenient: Whether predictions that cannot be read, or are missing, are scored as empty,
+            and sentences whose gold cannot be read are left out. Otherwise they are an error.
 
     Raises:
         DataError: If the file cannot be read, a sentence has no gold, or (unless lenient)
-            predictions do not match their gold by id or by length.
+            predictions do not match their gold by id or by length, or gold cannot be read.
     """
     by_id = None if gold is None else _by_id(gold)
     out = PredictionSet([])
@@ -271,15 +272,18 @@ def _by_id(gold: Iterable[Example]) -> dict[str, Example]:
 
 
 def _without(prediction: Prediction, drop: Sequence[str]) -> Prediction:
-    keep = [k for k, span in enumerate(prediction.predicted) if span.label not in drop]
-    return Prediction(
-        prediction.words,
-        tuple(span for span in prediction.gold if span.label not in drop),
-        tuple(prediction.predicted[k] for k in keep),
-        tuple(prediction.scores[k] for k in keep) if prediction.scores else (),
-        prediction.id,
-        prediction.corpus,
-        tuple(label for label in prediction.labels if label not in drop),
+    out = {normalize_label(label) for label in drop}
+
+    def stays(label: str) -> bool:
+        return normalize_label(label) not in out
+
+    keep = [k for k, span in enumerate(prediction.predicted) if stays(span.label)]
+    return dataclasses.replace(
+        prediction,
+        gold=tuple(span for span in prediction.gold if stays(span.label)),
+        predicted=tuple(prediction.predicted[k] for k in keep),
+        scores=tuple(prediction.scores[k] for k in keep) if prediction.scores else (),
+        labels=tuple(label for label in prediction.labels if stays(label)),
     )
 
 
@@ -331,7 +335,8 @@ class _Reader:
             try:
                 gold, _ = self._spans(gold_data, len(words), "gold", place)
             except _Unreadable as error:
-                raise DataError(f"{place}: gold: {error}") from error
+                self.out.problems.error(f"{error}; the sentence is left out", place)
+                return None
         names = row.get("label_list", row.get("labels") if "gold" in row else None)
         if isinstance(names, list):
             labels = tuple(sys.intern(str(label)) for label in names)

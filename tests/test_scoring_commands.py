@@ -192,7 +192,7 @@ def test_predictions_that_cannot_be_scored(tmp_path, row, message):
         ("[1]", "must be a JSON object"),
         ('{"id": "1"}', "needs `words`"),
         ('{"words": ["a"], "predicted": []}', "has no gold entities"),
-        ('{"words": ["a"], "gold": ["O", "O"], "predicted": []}', "gold: gold with another number"),
+        ('{"words": ["a"], "gold": ["O", "O"], "predicted": []}', "1 x gold with another number"),
         ('{"instance": 3, "prediction": ""}', "must be an object"),
     ],
 )
@@ -236,6 +236,22 @@ def test_odd_but_readable_things_are_noted(tmp_path):
     empty = write_lines(tmp_path / "e.jsonl", [our_row(gold=[], words=words, predicted=[])])
     assert "without any gold entity" in "".join(read_predictions(empty).problems.lines())
     assert run_json("score", empty, "--json")["average"]["strict"]["f1"] == 0
+
+
+def test_dropped_labels_and_bad_gold_that_is_left_out(tmp_path):
+    rows = [
+        our_row(0, gold=[[0, 1, "Misc"], [1, 3, "city"]], predicted=[[0, 1, "misc", 0.5]]),
+        our_row(1, gold=["O"]),
+    ]
+    path = write_lines(tmp_path / "p.jsonl", rows)
+    have = read_predictions(path, drop=["MISC"], is_lenient=True)
+    assert have.predictions == [
+        Prediction(["in", "New", "York"], (Span(1, 3, "city"),), (), (), "0", "made_up")
+    ]
+    assert (
+        "1 x gold with another number of tags than words; the sentence is left out"
+        in (have.problems.lines()[0])
+    )
 
 
 def test_wrong_options_are_named(tmp_path):
