@@ -1,4 +1,4 @@
-"""How good predictions are: every F1 the literature uses, with intervals, and two systems compared.
+"""How good predictions are: every F1 the literature uses, with intervals.
 
 The field has several measures that are all called F1. Each has one function here that counts
 (correct, predicted, gold) for a sentence, and its source in the docstring:
@@ -11,14 +11,13 @@ The field has several measures that are all called F1. Each has one function her
     type      any overlap with the right label counts (nervaluate's ent_type)
     token     words with the right label (NuNER's figures)
 
-In order: the measures, scores with bootstrap intervals, comparisons. Knows nothing of files,
-models or torch; numpy is imported when intervals are asked for.
+In order: the measures, then scores with bootstrap intervals. Knows nothing of files, models or
+torch; numpy is imported when intervals are asked for.
 """
 
 from __future__ import annotations
 
 import functools
-import math
 import re
 import string
 from collections import Counter, defaultdict
@@ -334,8 +333,8 @@ def _score(
 
 def _score_rows(rows: Counter[Counts], num_resamples: int, seed: int) -> _Scored:
     counts = _total(rows)
-    resampled = _f1(_resample(rows, num_resamples, seed))
-    low, high = _interval(resampled)
+    resampled = f1_of(resample(rows, num_resamples, seed))
+    low, high = interval(resampled)
     return _Scored(Score.of(counts, low, high), resampled)
 
 
@@ -344,7 +343,7 @@ def _total(rows: Mapping[Counts, int]) -> Counts:
     return correct, sum(r[1] * n for r, n in rows.items()), sum(r[2] * n for r, n in rows.items())
 
 
-def _resample(rows: Mapping[Any, int], num_resamples: int, seed: int) -> Floats:
+def resample(rows: Mapping[Any, int], num_resamples: int, seed: int) -> Floats:
     """Sums of rows over resampled sentences. Shape (num_resamples, columns).
 
     Sentences with equal counts are interchangeable, so drawing how often each kind of row comes
@@ -360,7 +359,7 @@ def _resample(rows: Mapping[Any, int], num_resamples: int, seed: int) -> Floats:
     return np.asarray(drawn.astype(np.float64) @ values)
 
 
-def _f1(sums: Floats) -> Floats:
+def f1_of(sums: Floats) -> Floats:
     """F1 of (correct, predicted, gold) in the last axis."""
     import numpy as np
 
@@ -368,7 +367,8 @@ def _f1(sums: Floats) -> Floats:
     return np.asarray(np.where(both > 0, 2 * sums[..., 0] / np.maximum(both, 1), 0.0))
 
 
-def _interval(values: Floats) -> tuple[float | None, float | None]:
+def interval(values: Floats) -> tuple[float | None, float | None]:
+    """Percentile interval of resampled values; nothing if there are none."""
     if not len(values):
         return None, None
     import numpy as np
@@ -436,8 +436,8 @@ def _score_macro(predictions: Sequence[Prediction], num_resamples: int, seed: in
         sums = (drawn.astype(np.float64) @ flat).reshape(stop - start, len(labels), 3)
         present = sums[..., 1] + sums[..., 2] > 0
         num_present = np.maximum(present.sum(axis=1), 1)
-        resampled[start:stop] = _f1(sums).sum(axis=1) / num_present
-    low, high = _interval(resampled)
+        resampled[start:stop] = f1_of(sums).sum(axis=1) / num_present
+    low, high = interval(resampled)
     f1 = sum(s.f1 for s in by_label) / len(labels)
     macro = Score(
         sum(s.precision for s in by_label) / len(labels),
@@ -537,7 +537,7 @@ def evaluate(
         items = [scores[metric] for scores in scored.values()]
         size = len(items)
         f1 = sum(item.score.f1 for item in items) / size
-        low, high = _interval(sum((x.resampled for x in items[1:]), items[0].resampled) / size)
+        low, high = interval(sum((x.resampled for x in items[1:]), items[0].resampled) / size)
         average[metric] = Score(
             sum(item.score.precision for item in items) / size,
             sum(item.score.recall for item in items) / size,
@@ -548,166 +548,3 @@ def evaluate(
         )
     plain = {n: {m: item.score for m, item in scores.items()} for n, scores in scored.items()}
     return Evaluation(plain, average)
-
-
-# --------------------------------------------------------------------------------------------------
-# Two systems
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Whether two systems differ on the same sentences.
-
-    Attributes:
-        first: F1 of the first system.
-        second: F1 of the second.
-        delta: Second minus first.
-        low: Lower end of the 95 % interval of the difference.
-        high: Upper end.
-        p_bootstrap: Two-sided p of the paired bootstrap: how often a resample's difference has
-            the other sign, doubled; at least 1 / resamples.
-        only_first: Gold entities that only the first found (strict).
-        only_second: Gold entities that only the second found (strict).
-        p_mcnemar: Two-sided p of McNemar's exact test on these.
-    """
-
-    first: float
-    second: float
-    delta: float
-    low: float
-    high: float
-    p_bootstrap: float
-    only_first: int
-    only_second: int
-    p_mcnemar: float
-
-    def to_dict(self) -> dict[str, float]:
-        """Return the comparison as a JSON-ready dict."""
-        return dict(vars(self))
-
-
-def compare(
-    first: Sequence[Prediction],
-    second: Sequence[Prediction],
-    metric: str = "strict",
-    *,
-    num_resamples: int = 10_000,
-    seed: int = 0,
-) -> Comparison:
-    """Compare two systems on the same sentences.
-
-    The paired bootstrap (Berg-Kirkpatrick et al. 2012) resamples sentences and scores both systems
-    on each resample; McNemar's exact test (1947) asks whether the gold entities that only one of
-    them finds are split evenly.
-
-    Args:
-        first: Predictions of the first system.
-        second: Predictions of the second, on the same sentences in the same order.
-        metric: Any of `METRICS` but macro.
-        num_resamples: Size of the bootstrap.
-        seed: Seed of the bootstrap.
-
-    Raises:
-        DataError: If the sentences differ or the metric cannot be compared.
-
-    Example:
-        >>> gold = (Span(0, 1, "x"),)
-        >>> have = compare([Prediction(["a"], gold, ())], [Prediction(["a"], gold, gold)])
-        >>> have.delta, have.only_second
-        (1.0, 1)
-    """
-    return compare_average({"": first}, {"": second}, metric, num_resamples, seed)
-
-
-def compare_average(
-    first: Mapping[str, Sequence[Prediction]],
-    second: Mapping[str, Sequence[Prediction]],
-    metric: str = "strict",
-    num_resamples: int = 10_000,
-    seed: int = 0,
-) -> Comparison:
-    """Compare the averages of two systems over the same corpora; see `compare`.
-
-    Raises:
-        DataError: If the corpora or sentences differ or the metric cannot be compared.
-    """
-    import numpy as np
-
-    if metric not in MEASURES:
-        raise DataError(f"metric must be one of {', '.join(MEASURES)}, was: {metric!r}")
-    if set(first) != set(second) or not first:
-        raise DataError(
-            f"both systems must have the same corpora, were: {sorted(first)} and {sorted(second)}"
-        )
-    measure = MEASURES[metric]
-    ones, twos = [], []
-    resampled = np.zeros(num_resamples)
-    only: Counter[bool] = Counter()
-    for index, name in enumerate(first):
-        _check_pairs(first[name], second[name], name)
-        rows = Counter(
-            (*measure(a), *measure(b)) for a, b in zip(first[name], second[name], strict=True)
-        )
-        sums = _resample(rows, num_resamples, seed + index)
-        resampled += _f1(sums[:, 3:]) - _f1(sums[:, :3])
-        total = [sum(row[k] * n for row, n in rows.items()) for k in range(6)]
-        ones.append(Score.of((total[0], int(total[1]), int(total[2]))).f1)
-        twos.append(Score.of((total[3], int(total[4]), int(total[5]))).f1)
-        for a, b in zip(first[name], second[name], strict=True):
-            gold, in_a, in_b = set(a.gold), set(a.predicted), set(b.predicted)
-            only.update(span in in_b for span in gold if (span in in_a) != (span in in_b))
-    resampled /= len(first)
-    low, high = _interval(resampled)
-    f1, f2 = sum(ones) / len(ones), sum(twos) / len(twos)
-    delta = f2 - f1
-    tail = min(float(np.mean(resampled <= 0)), float(np.mean(resampled >= 0)))
-    return Comparison(
-        f1,
-        f2,
-        delta,
-        delta if low is None else low,
-        delta if high is None else high,
-        min(1.0, max(2 * tail, 1 / max(1, num_resamples))),
-        only[False],
-        only[True],
-        mcnemar(only[False], only[True]),
-    )
-
-
-def _check_pairs(first: Sequence[Prediction], second: Sequence[Prediction], name: str) -> None:
-    if len(first) != len(second):
-        raise DataError(
-            f"both systems must have the same sentences of {name or 'the corpus'}, "
-            f"were {len(first)} and {len(second)}"
-        )
-    differing = [
-        index
-        for index, (a, b) in enumerate(zip(first, second, strict=True))
-        if list(a.words) != list(b.words) or set(a.gold) != set(b.gold)
-    ]
-    if differing:
-        raise DataError(
-            f"{len(differing)} sentences of {name or 'the corpus'} have other words or gold in the "
-            f"second file, the first at {differing[0]}: sort both files alike, or use their ids"
-        )
-
-
-def mcnemar(only_first: int, only_second: int) -> float:
-    """Two-sided p of McNemar's exact test: a fair coin for each disagreement.
-
-    Example:
-        >>> round(mcnemar(1, 8), 4)
-        0.0391
-    """
-    total, smaller = only_first + only_second, min(only_first, only_second)
-    if total == 0:
-        return 1.0
-    log_half = total * math.log(0.5)
-    tail = 0.0
-    for k in range(smaller, -1, -1):
-        term = math.lgamma(total + 1) - math.lgamma(k + 1) - math.lgamma(total - k + 1) + log_half
-        part = math.exp(term)
-        tail += part
-        if part <= tail * 1e-17:
-            break
-    return min(1.0, 2 * tail)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from nomina import calibration
 from nomina.analysis import NOTHING, OUTCOMES, analyze, match_entities
+from nomina.comparison import compare, compare_average, mcnemar
 from nomina.entities import Example, LabelSet, Span, spans_to_tags, tags_to_spans
 from nomina.errors import DataError, LabelError
 from nomina.evaluation import (
@@ -20,11 +21,8 @@ from nomina.evaluation import (
     METRICS,
     Score,
     check_metrics,
-    compare,
-    compare_average,
     count_gner,
     evaluate,
-    mcnemar,
     normalize_answer,
     score,
     score_labels,

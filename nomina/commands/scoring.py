@@ -18,6 +18,7 @@ import typer
 
 from nomina import calibration, reports
 from nomina.analysis import Analysis, analyze
+from nomina.comparison import Comparison, compare_average
 from nomina.corpora import read_corpus
 from nomina.entities import normalize_label
 from nomina.errors import DataError, NominaError
@@ -25,10 +26,8 @@ from nomina.evaluation import (
     MEASURES,
     METRICS,
     NUM_RESAMPLES,
-    Comparison,
     Evaluation,
     check_metrics,
-    compare_average,
     evaluate,
 )
 from nomina.predictions import (
