@@ -27,7 +27,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from nomina.alignment import _longest_by_lis, align, fold, match_hierarchically, read_pairs
+from nomina.alignment import _longest_by_lis, align, match_hierarchically
+from nomina.completions import fold, read_pairs
 from nomina.entities import LabelSet, tags_to_spans
 from nomina.predictions import read_json_lines
 from nomina.subsequences import longest_common_subsequence

@@ -10,8 +10,8 @@ one tag a source word with a report of what happened. Two ways to match:
 - ``gner``: Hierarchical Matching as Ding et al. (2024, arXiv 2402.16602, section 3.3) describe it
   and their evaluator does it, its faults included, for parity with published numbers.
 
-In order: reading completions, the two matchers (on top of `subsequences.py`), labels, `align`, and
-the table of shares at the end of a run.
+In order: the two matchers (on top of `subsequences.py`; `completions.py` does the reading), labels,
+`align`, and the table of shares at the end of a run.
 
 Knows nothing of models; a tokenizer is only ever given by the caller, as something that can write
 words and read them back. Tags are passed along as they are; `entities.tags_to_spans` reads them.
@@ -22,7 +22,6 @@ from __future__ import annotations
 import difflib
 import enum
 import functools
-import re
 import unicodedata
 from bisect import bisect_left
 from collections import Counter, defaultdict
@@ -30,7 +29,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from nomina.entities import LabelSet, Span, normalize_label, split_words, tags_to_spans
+from nomina.completions import fold, read_pairs, read_plain_pairs
+from nomina.entities import LabelSet, Span, normalize_label, tags_to_spans
 from nomina.errors import FormatError, LabelError
 from nomina.subsequences import Node, longest_common_subsequence, match_by_bits
 
@@ -122,197 +122,6 @@ def gner_spans(tags: Sequence[str]) -> list[Span]:
     """
     bare = [tag if tag in ("O", "") else f"{tag[:1]}-entity" for tag in tags]
     return [Span(a, b, tags[b - 1].partition("-")[2]) for a, b, _ in tags_to_spans(bare)]
-
-
-# --------------------------------------------------------------------------------------------------
-# Reading completions
-
-_PLAIN_TAG = re.compile(r"\((?:O\)|[BI]-)")
-_MAX_UNIT_WORDS = 6  # a longer run before one tag is a run whose tags were left out, not a merge
-
-
-def read_pairs(
-    completion: str,
-    format: str = "gner",
-    *,
-    words: Sequence[str] = (),
-    labels: LabelSet | None = None,
-) -> list[tuple[str, str]]:
-    """Read a completion as (word, tag) pairs, as much of it as can be read.
-
-    Args:
-        completion: What the model wrote.
-        format: "gner" (`did(O) george(B-actor)`) or "inline" (`did [george](actor)`).
-        words: The source words, if known: they tell text in brackets from tags in brackets.
-        labels: The labels, if known: they tell where a label with brackets ends, and let labels
-            without `B-` and tags without a closing bracket be read.
-
-    Returns:
-        Pairs in order. A word may be empty (a tag with nothing before it), hold spaces (several
-        words before one tag) or several words of the source. Text behind the last tag of a
-        "gner" completion has no tag and is left out.
-
-    Raises:
-        FormatError: If the format is unknown.
-
-    Example:
-        >>> read_pairs("did(O) george clooney(B-actor) ma")
-        [('did', 'O'), ('george clooney', 'B-actor')]
-        >>> read_pairs("did [george clooney](actor)", "inline")
-        [('did', 'O'), ('george', 'B-actor'), ('clooney', 'I-actor')]
-    """
-    names = labels.names if labels else ()
-    if format == "gner":
-        return _read_gner(completion, words, names)
-    if format == "inline":
-        return _read_inline(completion, words)
-    raise FormatError(f"`format` must be 'gner' or 'inline', was: {format!r}")
-
-
-@functools.lru_cache(maxsize=256)
-def _tag_pattern(names: tuple[str, ...]) -> re.Pattern[str]:
-    known = "|".join(
-        re.escape(name).replace(r"\ ", r"[ _]+") for name in sorted(names, key=len, reverse=True)
-    )
-    prefix = r"(?P<{}>[BIbi])[ ]*[-\u2010-\u2014_][ ]*"
-    # A label may hold brackets (one level), but never a tag: "(B-x y(O)" lost its bracket.
-    label = r"(?:[^()]|\((?!O\)|[BI]-)[^()]*\)){1,120}?"
-    patterns = [r"\([ ]*(?P<o>[Oo0])[ ]*\)"]
-    if known:
-        patterns += [
-            rf"\([ ]*{prefix.format('p1')}(?P<l1>{known})[ ]*\)",
-            rf"(?<=\S)\({prefix.format('p3')}(?P<l3>{known})(?=\s|$)",  # lost its bracket
-            rf"(?<=\S)\([ ]*(?P<l4>{known})[ ]*\)",  # lost its B-
-        ]
-    patterns += [rf"\([ ]*{prefix.format('p2')}(?P<l2>{label})\)", r"(?<=\S)\((?P<o2>O)(?=\s)"]
-    return re.compile("|".join(patterns))
-
-
-def _read_gner(
-    completion: str, words: Sequence[str], names: tuple[str, ...]
-) -> list[tuple[str, str]]:
-    pattern = _tag_pattern(names)
-    # A source word that looks like a tag is text where a tag follows it at once.
-    literal = {word.lower() for word in words if "(" in word and pattern.search(word)}
-    pairs: list[tuple[str, str]] = []
-    start = 0
-    matches = list(pattern.finditer(completion))
-    for index, match in enumerate(matches):
-        text = completion[start : match.start()].strip()
-        if literal and index + 1 < len(matches) and matches[index + 1].start() == match.end():
-            if (text + match.group()).lower() in literal:
-                continue
-        start = match.end()
-        pairs.append((text, _tag_of(match, pairs[-1][1] if pairs else "O")))
-    return pairs
-
-
-def _tag_of(match: re.Match[str], before: str) -> str:
-    group = match.lastgroup or ""  # the label's, because it comes after the prefix's
-    if not group.startswith("l"):
-        return "O"
-    label = match[group].strip()
-    if group == "l4":  # without a prefix, equal neighbours are one entity
-        return f"{'I' if before.partition('-')[2] == label else 'B'}-{label}"
-    return f"{match['p' + group[1:]].upper()}-{label}"
-
-
-_INLINE_TOKEN = re.compile(r"(\\.)|(\[)|(\][ ]?\()|(\])", re.DOTALL)
-_LABEL_END = re.compile(r"((?:[^()\\\n]|\\.|\([^()\n]{0,60}\)){0,120}?)\)", re.DOTALL)
-
-
-def _unescape(text: str) -> str:
-    return re.sub(r"\\(.)", r"\1", text, flags=re.DOTALL)
-
-
-def _read_inline(completion: str, words: Sequence[str]) -> list[tuple[str, str]]:
-    units: list[tuple[str, str]] = []  # text, label
-    stack: list[tuple[int, str]] = []  # where an open bracket's units start; text before it
-    buffer: list[str] = []
-    position = 0
-
-    def flush(label: str = "") -> None:
-        if text := "".join(buffer):
-            units.append((text, label))
-        buffer.clear()
-
-    while match := _INLINE_TOKEN.search(completion, position):
-        buffer.append(completion[position : match.start()])
-        position = match.end()
-        escaped, opens, closes, _ = match.groups()
-        if escaped:
-            buffer.append(escaped[1])
-        elif opens:
-            flush()
-            stack.append((len(units), ""))
-        elif closes and stack and (end := _LABEL_END.match(completion, position)):
-            flush()
-            first, _ = stack.pop()
-            position = end.end()
-            label = " ".join(_unescape(end.group(1)).split())
-            inside = "".join(text for text, _ in units[first:])
-            if inside.strip():
-                units[first:] = [(inside, label)]
-        elif closes and not stack:
-            buffer.append(match.group())  # text such as "f[x](y)" whose bracket was lost
-        elif stack:  # "[text]" without a label: brackets of the text that were not escaped
-            flush()
-            first, _ = stack.pop()
-            inside = "".join(text for text, _ in units[first:])
-            units[first:] = [(f"[{inside}]", "")]
-        else:
-            buffer.append(match.group())
-    buffer.append(completion[position:])
-    flush()
-    have = {fold(word) for word in words}
-    pairs: list[tuple[str, str]] = []
-    for text, label in units:
-        for index, word in enumerate(_cut(text, have)):
-            pairs.append((word, f"{'I' if index else 'B'}-{label}" if label else "O"))
-    return pairs
-
-
-def _cut(text: str, have: set[str]) -> list[str]:
-    """Cut at white space, and further where a piece is no word of the source."""
-    out: list[str] = []
-    for piece in text.split():
-        if not have or fold(piece) in have:
-            out.append(piece)
-        else:
-            out += [piece[a:b] for a, b in split_words(piece)]
-    return out
-
-
-# --------------------------------------------------------------------------------------------------
-# Comparing words
-
-_SAME = str.maketrans(
-    {
-        **dict.fromkeys("‘’‚‛`´′ʼ", "'"),
-        **dict.fromkeys("“”„‟″«»", '"'),
-        **dict.fromkeys("‐‑‒–—―−", "-"),
-        **dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff\u00ad", None),
-    }
-)
-
-
-@functools.lru_cache(maxsize=65536)
-def fold(word: str) -> str:
-    """Fold a word for comparison: case, accents, compatibility forms, shapes of quotes and dashes.
-
-    Never empty for a word that is not.
-
-    Example:
-        >>> fold("Beyoncé"), fold("“"), fold("ﬁlm")
-        ('beyonce', '"', 'film')
-    """
-    if word.isascii():
-        folded = word.lower().replace("``", '"').replace("''", '"').replace("`", "'")
-        return folded.strip() or word
-    folded = unicodedata.normalize("NFKD", word.translate(_SAME)).casefold()
-    folded = "".join(char for char in folded if not unicodedata.combining(char))
-    folded = unicodedata.normalize("NFC", folded).replace("''", '"').strip()
-    return folded or word
 
 
 # --------------------------------------------------------------------------------------------------
@@ -415,6 +224,7 @@ def _longest_by_lis(a: Sequence[str], b: Sequence[str]) -> list[tuple[int, int]]
 
 _MAX_REPAIR_CHARS = 20_000  # of a gap on either side; beyond that its words stay unaligned
 _MAX_REPAIR_RATIO, _REPAIR_SLACK = 3, 20  # a longer completion of a gap is another text, or a loop
+_MAX_UNIT_WORDS = 6  # a longer run before one tag is a run whose tags were left out, not a merge
 _MAX_HOLE = 2  # words left out inside an entity; more look like a jump to another entity
 _MAX_BY_POSITION = 8  # words of a gap that may be matched by position alone
 
@@ -762,7 +572,7 @@ def _align_as_published(
     unknown: Unknown,
 ) -> Alignment:
     if format == "gner":
-        pairs = _read_plain(completion)
+        pairs = read_plain_pairs(completion)
     else:
         pairs = [pair for pair in read_pairs(completion, format, words=words) if pair[0]]
     to_label = _Labels(labels, unknown, is_exact=True)
@@ -779,32 +589,6 @@ def _align_as_published(
         sources=matched,
         mode="gner",
     )
-
-
-def _read_plain(completion: str) -> list[tuple[str, str]]:
-    r"""Read `word(tag)` pairs as GNER's evaluator does: the first bracket ends a label.
-
-    Its pattern is `\((O|[BI]-.*?)\)`, which takes quadratic time where brackets never close;
-    here each closing bracket is looked for once.
-    """
-    pairs, start, close, line_end = [], 0, -1, -1
-    for match in _PLAIN_TAG.finditer(completion):
-        if match.start() < start:
-            continue  # inside the label before
-        inside = match.start() + 1
-        if close < inside:
-            close = completion.find(")", inside)
-            if close < 0:
-                break
-        if line_end < inside:
-            line_end = completion.find("\n", inside) % (len(completion) + 1)
-        if line_end < close:
-            continue
-        text = completion[start : match.start()].strip()
-        start = close + 1
-        if text:
-            pairs.append((text, completion[inside:close].strip()))
-    return pairs
 
 
 # --------------------------------------------------------------------------------------------------

@@ -14,14 +14,12 @@ from hypothesis import strategies as st
 from nomina.alignment import (
     AlignmentStatus,
     AlignmentSummary,
-    _read_plain,
     align,
-    fold,
     gner_spans,
     match_hierarchically,
     nearest_label,
-    read_pairs,
 )
+from nomina.completions import fold, read_pairs, read_plain_pairs
 from nomina.entities import LabelSet, Span, join_words, tags_to_spans
 from nomina.errors import FormatError, LabelError
 from nomina.formats import Sentence, get_format, target
@@ -404,7 +402,7 @@ def test_published_reading_is_its_pattern(completion):
         if text := completion[start : match.start()].strip():
             want.append((text, match.group(1).strip()))
         start = match.end()
-    assert _read_plain(completion) == want
+    assert read_plain_pairs(completion) == want
 
 
 def test_published_matching_survives_a_loop():
