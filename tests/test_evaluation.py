@@ -101,7 +101,7 @@ def gner_by_force(prediction):
 
 
 @given(sentences)
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60)
 def test_measures_against_brute_force(prediction):
     gold, have = prediction.gold, prediction.predicted
     assert MEASURES["strict"](prediction) == (strict_by_force(prediction), len(have), len(gold))
@@ -117,7 +117,7 @@ def test_measures_against_brute_force(prediction):
 
 
 @given(corpora)
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 def test_strict_and_macro_agree_with_seqeval(rows):
     from seqeval.metrics.sequence_labeling import precision_recall_fscore_support as figures
 
@@ -140,7 +140,7 @@ def test_strict_and_macro_agree_with_seqeval(rows):
 
 
 @given(corpora)
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 def test_partial_exact_and_type_agree_with_nervaluate(rows):
     from nervaluate import Evaluator
 
@@ -310,7 +310,7 @@ def test_temperature_undoes_overconfidence_and_is_saved(tmp_path):
 
 
 @given(st.lists(st.tuples(st.floats(0.001, 0.999), st.booleans()), min_size=2, max_size=30))
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60)
 def test_temperature_is_the_most_likely_one(pairs):
     scores, correct = [s for s, _ in pairs], [c for _, c in pairs]
     if len(set(correct)) < 2:
@@ -362,7 +362,7 @@ def test_scores_that_are_no_probabilities():
 
 
 @given(corpora)
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60)
 def test_every_entity_falls_into_one_class(rows):
     have = analyze(rows)
     both = ("correct", "label", "boundary", "both")
@@ -455,7 +455,7 @@ def test_dropped_labels_leave_their_sentences():
 
 
 @given(st.lists(flat_spans(), min_size=1, max_size=30), st.integers(1, 4), st.integers(0, 5))
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60)
 def test_few_shot_draws_have_enough_of_each_label(spans, num_shots, seed):
     rows = [
         Example.from_tags(["w"] * 8, spans_to_tags(s, 8), id=str(k)) for k, s in enumerate(spans)
