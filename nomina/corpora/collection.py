@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from nomina.corpora.corpus import Corpus, collect_labels, paused_gc
+from nomina.corpora.corpus import IS_JOINED, Corpus, collect_labels, paused_gc
 from nomina.entities import Example, LabelSet, normalize_label
 from nomina.errors import DataError, NominaError
 
@@ -149,10 +149,11 @@ _OWN_KEYS = frozenset({"tokens", "labels", "id", "source", "label_set"})
 
 
 def _example(row: Mapping[str, Any], index: str, name: str) -> Example:
-    extra: dict[str, Any] = {}
+    extra: Mapping[str, Any] = IS_JOINED
     labels: LabelSet | None = None
     if len(row) > 2:
-        extra = {key: value for key, value in row.items() if key not in _OWN_KEYS}
+        if not _OWN_KEYS.issuperset(row):
+            extra = {**{k: v for k, v in row.items() if k not in _OWN_KEYS}, **IS_JOINED}
         if own := row.get("label_set"):
             labels = _label_set(tuple(own.items()) if isinstance(own, dict) else tuple(own))
     return Example.from_tags(
