@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -129,6 +129,9 @@ class Format(Protocol):
     def closes(self, state: State, move: int, after: State) -> tuple[int, int, int] | None:
         """Return (start, end, label index) of the entity that a move ends, if it ends one."""
 
+    def likely(self, state: State, seen: Mapping[State, int]) -> int:
+        """Guess the choice in a state from choices made in others; speed alone depends on it."""
+
     def parse(self, completion: str) -> list[tuple[str, str]]:
         """Read a well-formed completion as (word, tag) pairs.
 
@@ -141,9 +144,7 @@ DONE = State("done", -1)
 GoldSpans = dict[int, tuple[int, int]]  # first word -> (end, label index)
 
 
-def target(
-    form: Format, sentence: Sentence, labels: Sequence[str], spans: Sequence[Span]
-) -> str:
+def target(form: Format, sentence: Sentence, labels: Sequence[str], spans: Sequence[Span]) -> str:
     """Render what the model should write: the moves that lead to the gold spans, joined.
 
     Raises:
@@ -257,6 +258,12 @@ class InlineFormat:
     def closes(self, state: State, move: int, after: State) -> tuple[int, int, int] | None:
         """The label is chosen last, and with it the entity is complete."""
         return (state.start, state.word, move) if state.phase == "label" else None
+
+    def likely(self, state: State, seen: Mapping[State, int]) -> int:
+        """Go on with an entity while its words would have begun one themselves."""
+        if state.phase == "in":
+            return int(seen.get(State("out", state.word), 0))
+        return 0
 
     def parse(self, completion: str) -> list[tuple[str, str]]:
         r"""Read a well-formed completion as (word, tag) pairs; words are split at white space.
@@ -396,6 +403,10 @@ class GnerFormat:
         if state.start >= 0 and after.start != state.start:
             return state.start, state.word, state.label
         return None
+
+    def likely(self, state: State, seen: Mapping[State, int]) -> int:
+        """Words are outside until the model says otherwise."""
+        return 0
 
     def parse(self, completion: str) -> list[tuple[str, str]]:
         """Read a well-formed completion as (word, tag) pairs.

@@ -1,0 +1,47 @@
+# The verbs of this project. `make demo` and `make test` are all a newcomer needs.
+PYTHON ?= python3
+BIN = .venv/bin
+INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+NOMINA_DATA ?= $(wildcard ../shared/data)
+export NOMINA_DATA
+
+.PHONY: demo test install check fix bench model clean
+
+.venv/.base: pyproject.toml constraints.txt
+	@test -x $(BIN)/pip || (echo "Making .venv" && $(PYTHON) -m venv .venv)
+	@echo "Installing nomina and what it needs (some minutes, once)"
+	@$(INSTALL) --editable .
+	@touch $@
+
+.venv/.dev: .venv/.base
+	@echo "Installing what the tests need (once)"
+	@$(INSTALL) --editable '.[dev]'
+	@touch $@
+
+install: .venv/.dev  ## everything for development
+
+demo: .venv/.base  ## set up, prepare the default model, extract from three paragraphs
+	@$(BIN)/nomina demo
+
+test: .venv/.dev  ## set up and run the tests
+	@NOMINA_DATA= $(BIN)/python -m pytest
+
+check: .venv/.dev  ## formatting, lint, types, import order
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fix: .venv/.dev  ## format and mend what can be mended
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: .venv/.dev  ## print every number that the README claims
+	$(BIN)/python benchmarks/run.py
+
+model: .venv/.dev  ## train the shipped adapter anew from NOMINA_DATA (hours; resumes)
+	@test -n "$(NOMINA_DATA)" || (echo "set NOMINA_DATA to the folder of the corpora" && exit 1)
+	$(BIN)/nomina train recipes/default.toml
+
+clean:
+	rm -rf .venv build dist *.egg-info

@@ -1,0 +1,66 @@
+"""nomina: exact, fast, scored entity extraction with a language model.
+
+Importing it loads neither torch nor transformers; what needs them is resolved on first use.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from nomina.documents import Document
+from nomina.entities import Entity, Example, Label, LabelSet, Span
+from nomina.errors import (
+    DataError,
+    FormatError,
+    GroundingError,
+    LabelError,
+    MissingExtraError,
+    ModelError,
+    NominaError,
+    RecipeError,
+    TextError,
+)
+from nomina.labels import read_labels
+
+if TYPE_CHECKING:
+    from nomina.engine import EngineConfig
+    from nomina.extractor import Tagger, load
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DataError",
+    "Document",
+    "EngineConfig",
+    "Entity",
+    "Example",
+    "FormatError",
+    "GroundingError",
+    "Label",
+    "LabelError",
+    "LabelSet",
+    "MissingExtraError",
+    "ModelError",
+    "NominaError",
+    "RecipeError",
+    "Span",
+    "Tagger",
+    "TextError",
+    "__version__",
+    "load",
+    "read_labels",
+]
+
+_LAZY = {"EngineConfig": "nomina.engine", "Tagger": "nomina.extractor", "load": "nomina.extractor"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        import importlib
+
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'nomina' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,683 @@
+"""Decoding: from prompts and groundings to choices with log probabilities.
+
+The plain rule asks the model once for each choice: `decode_plain`. The engine gets the same answers
+from a few readings (speculative decoding, Leviathan et al. 2023, with a grounding for a draft
+model, and guesses mended in parallel as in Jacobi decoding, Santilli et al. 2023):
+
+1. draft the whole completion, at first without any entity;
+2. run the model once over it and read its choice at every fork;
+3. keep what agrees up to the first difference, take the model's choice there, and draft the rest
+   anew from what it chose at later forks;
+4. go on until nothing differs.
+
+Many sentences are read in one pass, packed without padding; a sentence leaves when it is done and
+the next one takes its place. The part of the prompt that sentences share is computed once.
+
+Knows token ids, forks and models; nothing of words or labels.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from transformers import AttentionInterface, DynamicCache
+
+from nomina.grounding import Fork, Grounding
+from nomina.models import LanguageModel
+
+Path = list[tuple[Fork, int, float]]
+
+
+class Request(NamedTuple):
+    """A prompt and what may be written after it.
+
+    Attributes:
+        prefix_ids: Part of the prompt that many requests share.
+        sentence_ids: The rest of the prompt.
+        grounding: All completions that may be written.
+    """
+
+    prefix_ids: tuple[int, ...]
+    sentence_ids: tuple[int, ...]
+    grounding: Grounding
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """How much is read at once.
+
+    Attributes:
+        max_pass_tokens: Tokens read in one pass, at most (a longer sentence is read alone).
+        max_rows: Sentences under way at once.
+        max_cache_tokens: Ceiling of the memory for keys and values, in tokens of all rows.
+        max_prefixes: Label sets whose prompts are kept.
+    """
+
+    max_pass_tokens: int = 1024
+    max_rows: int = 24
+    max_cache_tokens: int = 32_768
+    max_prefixes: int = 8
+
+
+@dataclass
+class Usage:
+    """What decoding cost.
+
+    Attributes:
+        requests: Sentences decoded.
+        passes: Readings of the model, each over many sentences.
+        reads: Readings of a sentence, summed over sentences.
+        tokens: Tokens read, prompts included.
+        floor_tokens: Tokens of prompts (without shared prefixes) and final completions: what one
+            teacher-forced reading would cost.
+    """
+
+    requests: int = 0
+    passes: int = 0
+    reads: int = 0
+    tokens: int = 0
+    floor_tokens: int = 0
+
+
+# --------------------------------------------------------------------------------------------------
+# Drafts
+
+
+class OpenChoice(NamedTuple):
+    """A choice not yet sure: the index of its id in the completion, its fork, the guess."""
+
+    at: int
+    fork: Fork
+    guess: int
+
+
+class Draft:
+    """A guess at a whole completion, checked and mended reading by reading.
+
+    Attributes:
+        request: What is asked.
+        path: Choices that are sure: fork, choice, log probability.
+        ids: The completion as guessed.
+        open: The choices not yet sure, in order.
+        num_reads: Readings so far.
+    """
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.path: Path = []
+        self.num_reads = 0
+        self._guesses: dict[Fork, int] = {}
+        fork = request.grounding.start()
+        self._sure_ids = list(fork.forced)
+        self._next = fork
+        self._write()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every choice is sure."""
+        return not self._next.allowed
+
+    def _write(self) -> None:
+        ids, fork = list(self._sure_ids), self._next
+        self.open: list[OpenChoice] = []
+        likely = self.request.grounding.likely
+        while fork.allowed:
+            guess = self._guesses.get(fork)
+            if guess is None:
+                guess = likely(fork, self._guesses)
+            self.open.append(OpenChoice(len(ids), fork, guess))
+            ids.append(fork.allowed[guess])
+            fork = fork.take(guess)
+            ids.extend(fork.forced)
+        self.ids = ids
+
+    def check(self, chosen: Sequence[int], log_probs: Sequence[float]) -> int:
+        """Take over the model's choices up to and with the first that differs from the guess.
+
+        Args:
+            chosen: The model's choice at each open fork.
+            log_probs: Their log probabilities among the allowed ids.
+
+        Returns:
+            How many ids of the completion are sure and were read as they are.
+        """
+        self.num_reads += 1
+        agree = True
+        num_read = len(self.ids)
+        for item, choice, log_prob in zip(self.open, chosen, log_probs, strict=True):
+            self._guesses[item.fork] = choice
+            if agree:
+                self.path.append((item.fork, choice, log_prob))
+                self._sure_ids = [*self.ids[: item.at], item.fork.allowed[choice]]
+                self._next = item.fork.take(choice)
+                self._sure_ids.extend(self._next.forced)
+                if choice != item.guess:
+                    agree, num_read = False, item.at
+        self._write()
+        return num_read
+
+
+# --------------------------------------------------------------------------------------------------
+# Readers: run the model over prompts and drafts
+
+
+class Reading(NamedTuple):
+    """What a reader returns for one draft: the choice at each open fork and its log probability."""
+
+    chosen: list[int]
+    log_probs: list[float]
+
+
+class Reader(Protocol):
+    """Reads drafts with a model and keeps what it can between readings."""
+
+    def read(self, drafts: Sequence[Draft], slots: Sequence[int]) -> list[Reading]:
+        """Run the model once over the unread part of each draft."""
+
+    def accept(self, slot: int, num_ids: int) -> None:
+        """Forget what was read behind the first `num_ids` ids of the completion."""
+
+    def open(self, slot: int, request: Request) -> None:
+        """Begin a new request in a slot."""
+
+    def cost(self, draft: Draft, slot: int) -> int:
+        """Return how many tokens a reading of the draft takes."""
+
+
+def _choices(
+    model: LanguageModel, hidden: torch.Tensor, forks: Sequence[Fork]
+) -> tuple[list[int], list[float]]:
+    """Choose at each fork; hidden has shape (choices, width)."""
+    width = max(len(fork.allowed) for fork in forks)
+    ids = torch.tensor([[*f.allowed, *[0] * (width - len(f.allowed))] for f in forks])
+    sizes = torch.tensor([len(fork.allowed) for fork in forks]).unsqueeze(1)
+    logits = model.choice_logits(hidden, ids.to(hidden.device))  # (choices, k)
+    valid = torch.arange(width) < sizes
+    scores = logits.masked_fill(~valid.to(logits.device), float("-inf")).log_softmax(-1)
+    best, chosen = scores.max(-1)
+    return chosen.tolist(), best.tolist()
+
+
+def _split(
+    drafts: Sequence[Draft], chosen: Sequence[int], log_probs: Sequence[float]
+) -> list[Reading]:
+    readings, at = [], 0
+    for draft in drafts:
+        to = at + len(draft.open)
+        readings.append(Reading(list(chosen[at:to]), list(log_probs[at:to])))
+        at = to
+    return readings
+
+
+class EncoderDecoderReader:
+    """Reads with an encoder-decoder model: the encoder once, the decoder in every pass."""
+
+    def __init__(self, model: LanguageModel, config: EngineConfig) -> None:
+        self._model = model
+        self._encoded: dict[int, torch.Tensor] = {}
+
+    def open(self, slot: int, request: Request) -> None:
+        """Encode the prompt."""
+        ids = torch.tensor([[*request.prefix_ids, *request.sentence_ids]])
+        encoder = self._model.module.get_encoder()
+        output = encoder(input_ids=ids.to(self._model.device))
+        self._encoded[slot] = output.last_hidden_state[0]  # (length, width)
+
+    def accept(self, slot: int, num_ids: int) -> None:
+        """Nothing is kept of the decoder."""
+
+    def cost(self, draft: Draft, slot: int) -> int:
+        """Return the tokens of the decoder."""
+        return len(draft.ids) + 1
+
+    def read(self, drafts: Sequence[Draft], slots: Sequence[int]) -> list[Reading]:
+        """Run the decoder over whole drafts."""
+        device = self._model.device
+        start = self._model.module.config.decoder_start_token_id or 0
+        rows = [[start, *draft.ids[: draft.open[-1].at]] for draft in drafts]
+        states = [self._encoded[slot] for slot in slots]
+        lengths = torch.tensor([len(state) for state in states], device=device)
+        encoded = torch.nn.utils.rnn.pad_sequence(states, batch_first=True)
+        mask = torch.arange(encoded.shape[1], device=device) < lengths.unsqueeze(1)
+        length = max(map(len, rows))
+        ids = torch.tensor([row + [0] * (length - len(row)) for row in rows], device=device)
+        hidden = self._model.hidden(ids, encoded=(encoded, mask))  # (rows, length, width)
+        index = [
+            number * length + item.at for number, draft in enumerate(drafts) for item in draft.open
+        ]
+        hidden = hidden.flatten(0, 1)[torch.tensor(index, device=device)]  # (choices, width)
+        forks = [item.fork for draft in drafts for item in draft.open]
+        return _split(drafts, *_choices(self._model, hidden, forks))
+
+
+# --- decoder-only models: packed tokens over a store of keys and values
+
+
+class KeyStore:
+    """Keys and values of all rows under way, by layer: row `slot`, position `p` is at [slot, p].
+
+    A position is overwritten when it is read again, and no query sees positions behind its own, so
+    nothing has to be cropped.
+    """
+
+    def __init__(self, num_slots: int) -> None:
+        self.num_slots = num_slots
+        self.length = 0
+        self._keys: dict[int, torch.Tensor] = {}
+        self._values: dict[int, torch.Tensor] = {}
+
+    def reserve(self, length: int) -> None:
+        """Make room for positions below a length."""
+        if length <= self.length:
+            return
+        length = -(-length // 64) * 64
+        for store in (self._keys, self._values):
+            for layer, old in store.items():
+                new = old.new_zeros(self.num_slots, length, *old.shape[2:])
+                new[:, : self.length] = old
+                store[layer] = new
+        self.length = length
+
+    def write(
+        self, layer: int, keys: torch.Tensor, values: torch.Tensor, pack: Pack
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Store what was computed for packed tokens, shape (tokens, heads, width); return all."""
+        if layer not in self._keys:
+            shape = (self.num_slots, self.length, *keys.shape[1:])
+            self._keys[layer] = keys.new_zeros(shape)
+            self._values[layer] = values.new_zeros(shape)
+        self._keys[layer][pack.slots, pack.positions] = keys
+        self._values[layer][pack.slots, pack.positions] = values
+        return self._keys[layer], self._values[layer]
+
+    def take(self, slot: int, length: int) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
+        """Copy the first positions of a row, of every layer."""
+        return {
+            layer: (keys[slot, :length].clone(), self._values[layer][slot, :length].clone())
+            for layer, keys in self._keys.items()
+        }
+
+    def put(self, slot: int, kept: dict[int, tuple[torch.Tensor, torch.Tensor]]) -> None:
+        """Write the first positions of a row."""
+        for layer, (keys, values) in kept.items():
+            self._keys[layer][slot, : len(keys)] = keys
+            self._values[layer][slot, : len(values)] = values
+
+
+class Part(NamedTuple):
+    """Rows of a pack that attend together.
+
+    Attributes:
+        slots: Shape (rows,).
+        tokens: Packed token of each row's queries, padded with its last. Shape (rows, queries).
+        is_query: Which of `tokens` are not padding. Shape (rows, queries).
+        positions: Shape (rows, queries).
+        num_keys: Positions below this are looked at.
+    """
+
+    slots: torch.Tensor
+    tokens: torch.Tensor
+    is_query: torch.Tensor
+    positions: torch.Tensor
+    num_keys: int
+
+    def mask(self, window: int | None) -> torch.Tensor:
+        """Return what each query may see: itself, what is before it, within a window."""
+        keys = torch.arange(self.num_keys, device=self.positions.device)
+        distance = self.positions.unsqueeze(-1) - keys  # (rows, queries, keys)
+        allowed = distance >= 0
+        return allowed & (distance < window) if window else allowed
+
+
+class Pack:
+    """Tokens of many rows laid end to end, and where each belongs.
+
+    Args:
+        rows: For each row its slot, the position of its first token, and its number of tokens.
+        store: Where keys and values are.
+        device: Of the model.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[tuple[int, int, int]],
+        store: KeyStore,
+        device: torch.device,
+    ) -> None:
+        self.store = store
+        lengths = torch.tensor([length for _, _, length in rows])
+        offsets = lengths.cumsum(0) - lengths
+        slots = torch.tensor([slot for slot, _, _ in rows])
+        starts = torch.tensor([start for _, start, _ in rows])
+        inside = torch.arange(int(lengths.sum())) - offsets.repeat_interleave(lengths)
+        self.positions = (starts.repeat_interleave(lengths) + inside).to(device)  # (tokens,)
+        self.slots = slots.repeat_interleave(lengths).to(device)  # (tokens,)
+        self.parts: list[Part] = []
+        self._masks: dict[tuple[int, int | None, int], torch.Tensor] = {}
+        # New rows bring whole sentences, old ones a few tokens: apart they need little padding.
+        order = torch.argsort(lengths, descending=True)
+        longest = int(lengths[order[0]])
+        cut = int((lengths[order] * 2 > longest).sum())
+        for chosen in (order[:cut], order[cut:]):
+            if len(chosen):
+                size = int(lengths[chosen[0]])
+                column = torch.arange(size)
+                last = lengths[chosen].unsqueeze(1) - 1
+                inside = torch.minimum(column.expand(len(chosen), size), last)
+                index = offsets[chosen].unsqueeze(1) + inside
+                positions = starts[chosen].unsqueeze(1) + inside
+                self.parts.append(
+                    Part(
+                        slots[chosen].to(device),
+                        index.to(device),
+                        (column <= last).to(device),
+                        positions.to(device),
+                        int(positions.max()) + 1,
+                    )
+                )
+
+    def mask(self, number: int, window: int | None, groups: int) -> torch.Tensor:
+        """Return the mask of a part for grouped queries, shape (rows, 1, groups * queries, keys).
+
+        Layers of a kind share it.
+        """
+        key = (number, window, groups)
+        if key not in self._masks:
+            self._masks[key] = self.parts[number].mask(window).repeat(1, groups, 1).unsqueeze(1)
+        return self._masks[key]
+
+
+_pack: Pack | None = None  # the pack being read; attention layers have no other way to know it
+
+
+def packed_attention(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: Any,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention of packed tokens, each row over its own keys and values.
+
+    Query heads that share a key head are folded into the queries, so keys are never repeated.
+
+    Args:
+        module: The attention layer.
+        query: Shape (1, heads, tokens, width).
+        key: Shape (1, key heads, tokens, width).
+        value: Shape (1, key heads, tokens, width).
+        attention_mask: Ignored; the pack says who sees whom.
+        scaling: Of the scores.
+        sliding_window: How far back a query sees.
+
+    Returns:
+        Shape (1, tokens, heads, width), and no weights.
+    """
+    pack = _pack
+    assert pack is not None, "packed attention outside of a packed reading"
+    keys, values = pack.store.write(
+        module.layer_idx, key[0].transpose(0, 1), value[0].transpose(0, 1), pack
+    )
+    query = query[0].transpose(0, 1)  # (tokens, heads, width)
+    num_tokens, num_heads, width = query.shape
+    key_heads = keys.shape[2]
+    groups = num_heads // key_heads
+    output = torch.empty_like(query)
+    for number, part in enumerate(pack.parts):
+        rows, length = part.tokens.shape
+        q = query[part.tokens].view(rows, length, key_heads, groups, width)
+        q = q.permute(0, 2, 3, 1, 4).reshape(rows, key_heads, groups * length, width)
+        k = keys[part.slots, : part.num_keys].transpose(1, 2)  # (rows, key heads, keys, width)
+        v = values[part.slots, : part.num_keys].transpose(1, 2)
+        mask = pack.mask(number, sliding_window, groups)
+        seen = torch.nn.functional.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, scale=scaling
+        )
+        seen = seen.view(rows, key_heads, groups, length, width).permute(0, 3, 1, 2, 4)
+        seen = seen.reshape(rows, length, num_heads, width)
+        output[part.tokens[part.is_query]] = seen[part.is_query]
+    return output.unsqueeze(0), None
+
+
+PACKED = "nomina_packed"
+AttentionInterface.register(PACKED, packed_attention)
+
+
+class PackedReader:
+    """Reads with a decoder-only model: tokens of all rows packed, keys and values kept."""
+
+    def __init__(self, model: LanguageModel, config: EngineConfig) -> None:
+        self._model = model
+        self._config = config
+        self._store = KeyStore(config.max_rows + 1)  # one more slot to read prefixes in
+        self._requests: dict[int, Request] = {}
+        self._num_read: dict[int, int] = {}
+        self._prefixes: OrderedDict[tuple[int, ...], Any] = OrderedDict()
+
+    def open(self, slot: int, request: Request) -> None:
+        """Put the keys and values of the shared prefix into the slot."""
+        prefix = request.prefix_ids
+        self._store.reserve(len(prefix) + len(request.sentence_ids) + 64)
+        self._requests[slot] = request
+        self._num_read[slot] = len(prefix)
+        if not prefix:
+            return
+        kept = self._prefixes.get(prefix)
+        if kept is None:
+            scratch = self._config.max_rows
+            self._run([(scratch, 0, list(prefix))])
+            kept = self._prefixes[prefix] = self._store.take(scratch, len(prefix))
+            while len(self._prefixes) > self._config.max_prefixes:
+                self._prefixes.popitem(last=False)
+        self._prefixes.move_to_end(prefix)
+        self._store.put(slot, kept)
+
+    def accept(self, slot: int, num_ids: int) -> None:
+        """Read again from the first id that was not read as it is now."""
+        request = self._requests[slot]
+        self._num_read[slot] = len(request.prefix_ids) + len(request.sentence_ids) + num_ids
+
+    def _todo(self, draft: Draft, slot: int) -> tuple[int, list[int]]:
+        """Return the position of the first token to read, and the tokens."""
+        request, start = self._requests[slot], self._num_read[slot]
+        first = len(request.prefix_ids) + len(request.sentence_ids)
+        ids = draft.ids[: draft.open[-1].at]
+        if start < first:
+            return start, [*request.sentence_ids[start - len(request.prefix_ids) :], *ids]
+        return start, ids[start - first :]
+
+    def cost(self, draft: Draft, slot: int) -> int:
+        """Return the number of tokens to read."""
+        return len(self._todo(draft, slot)[1])
+
+    def read(self, drafts: Sequence[Draft], slots: Sequence[int]) -> list[Reading]:
+        """Run the model over the unread tokens of all drafts at once."""
+        rows = [(slot, *self._todo(draft, slot)) for draft, slot in zip(drafts, slots, strict=True)]
+        hidden = self._run(rows)  # (tokens, width)
+        index, offset = [], 0
+        for draft, (slot, start, ids) in zip(drafts, rows, strict=True):
+            request = self._requests[slot]
+            first = len(request.prefix_ids) + len(request.sentence_ids)
+            index += [offset + first + item.at - 1 - start for item in draft.open]
+            offset += len(ids)
+        hidden = hidden[torch.tensor(index, device=hidden.device)]  # (choices, width)
+        forks = [item.fork for draft in drafts for item in draft.open]
+        return _split(drafts, *_choices(self._model, hidden, forks))
+
+    def _run(self, rows: Sequence[tuple[int, int, list[int]]]) -> torch.Tensor:
+        global _pack
+        device = self._model.device
+        self._store.reserve(max(start + len(ids) for _, start, ids in rows))
+        shape = [(slot, start, len(ids)) for slot, start, ids in rows]
+        pack = Pack(shape, self._store, device)
+        ids = torch.tensor([[token for _, _, ids in rows for token in ids]], device=device)
+        config = self._model.module.config
+        before = config._attn_implementation
+        _pack = pack
+        config._attn_implementation = PACKED
+        try:
+            hidden = self._model.hidden(
+                ids,
+                attention_mask=_no_mask(config),
+                position_ids=pack.positions.unsqueeze(0),
+            )
+        finally:
+            config._attn_implementation = before
+            _pack = None
+        return hidden[0]  # (tokens, width)
+
+
+def _no_mask(config: Any) -> Any:
+    """Return what keeps a model from building masks that packed attention does not use."""
+    kinds = getattr(config, "layer_types", None)
+    return dict.fromkeys(kinds) if kinds else None
+
+
+# --------------------------------------------------------------------------------------------------
+
+
+class Engine:
+    """Decodes a stream of requests.
+
+    Args:
+        model: The model.
+        config: How much is read at once.
+    """
+
+    def __init__(self, model: LanguageModel, config: EngineConfig | None = None) -> None:
+        self.model = model
+        self.config = config or EngineConfig()
+        kind = EncoderDecoderReader if model.is_encoder_decoder else PackedReader
+        self._reader: Reader = kind(model, self.config)
+        self.usage = Usage()
+
+    def decode(self, requests: Iterable[Request]) -> Iterator[Path]:
+        """Yield the path of each request, in order, as soon as it and all before it are done.
+
+        Requests are taken from the stream only when there is room for them.
+        """
+        todo = iter(requests)
+        slots = list(range(self.config.max_rows))
+        active: dict[int, tuple[int, Draft]] = {}  # slot -> number of the request, draft
+        done: dict[int, Path] = {}
+        num_taken = num_given = 0
+        is_exhausted = False
+        waiting: Draft | None = None
+        while True:
+            budget = self.config.max_pass_tokens
+            batch: list[tuple[int, int, Draft]] = []
+            for slot, (number, draft) in active.items():
+                cost = self._reader.cost(draft, slot)
+                if not batch or cost <= budget:
+                    batch.append((slot, number, draft))
+                    budget -= cost
+            # Only look ahead a few rows past the one that is owed, so that results keep flowing.
+            while slots and not is_exhausted and num_taken - num_given < 4 * self.config.max_rows:
+                if waiting is None:
+                    with torch.inference_mode(False):
+                        request = next(todo, None)
+                    if request is None:
+                        is_exhausted = True
+                        break
+                    waiting = Draft(request)
+                if waiting.is_done:
+                    done[num_taken] = waiting.path
+                    num_taken, waiting = num_taken + 1, None
+                    self.usage.requests += 1
+                    continue
+                size = len(waiting.request.sentence_ids) + len(waiting.ids)
+                if batch and (size > budget or not self._fits(active, waiting)):
+                    break
+                slot = slots.pop()
+                with torch.inference_mode():
+                    self._reader.open(slot, waiting.request)
+                active[slot] = (num_taken, waiting)
+                batch.append((slot, num_taken, waiting))
+                budget -= size
+                num_taken, waiting = num_taken + 1, None
+            if batch:
+                self._pass(batch, active, slots, done)
+            while num_given in done:
+                yield done.pop(num_given)
+                num_given += 1
+            if is_exhausted and not active and not done and waiting is None:
+                return
+
+    def _fits(self, active: dict[int, tuple[int, Draft]], draft: Draft) -> bool:
+        sizes = [_size(item) for _, item in active.values()] + [_size(draft)]
+        return max(sizes) * len(sizes) <= self.config.max_cache_tokens
+
+    def _pass(
+        self,
+        batch: Sequence[tuple[int, int, Draft]],
+        active: dict[int, tuple[int, Draft]],
+        slots: list[int],
+        done: dict[int, Path],
+    ) -> None:
+        drafts = [draft for _, _, draft in batch]
+        usage = self.usage
+        usage.passes += 1
+        usage.reads += len(batch)
+        usage.tokens += sum(self._reader.cost(draft, slot) for slot, _, draft in batch)
+        with torch.inference_mode():
+            readings = self._reader.read(drafts, [slot for slot, _, _ in batch])
+        for (slot, number, draft), reading in zip(batch, readings, strict=True):
+            self._reader.accept(slot, draft.check(*reading))
+            if draft.is_done:
+                done[number] = draft.path
+                del active[slot]
+                slots.append(slot)
+                usage.requests += 1
+                usage.floor_tokens += len(draft.request.sentence_ids) + len(draft.ids) - 1
+
+
+def _size(draft: Draft) -> int:
+    request = draft.request
+    return len(request.prefix_ids) + len(request.sentence_ids) + len(draft.ids)
+
+
+@torch.inference_mode()
+def decode_plain(model: LanguageModel, request: Request) -> Path:
+    """Decode one step at a time: the rule in its plainest form, which the engine must equal.
+
+    Runs the model over the ids that are sure, asks it for the next choice among the allowed ids,
+    takes the most likely, writes the ids that are forced after it, and so on.
+    """
+    device = model.device
+    prompt = [*request.prefix_ids, *request.sentence_ids]
+    encoded = None
+    cache: Any = None
+    if model.is_encoder_decoder:
+        ids = torch.tensor([prompt], device=device)
+        output = model.module.get_encoder()(input_ids=ids).last_hidden_state
+        encoded = (output, torch.ones_like(ids))
+        start = model.module.config.decoder_start_token_id or 0
+        ids_to_read = [start]
+    else:
+        cache = DynamicCache(config=model.module.config)
+        ids_to_read = prompt
+    fork = request.grounding.start()
+    ids_to_read += fork.forced
+    num_read, path = 0, []
+    while fork.allowed:
+        ids = torch.tensor([ids_to_read], device=device)
+        if encoded is None:
+            positions = torch.arange(num_read, num_read + ids.shape[1], device=device)
+            hidden = model.hidden(ids, position_ids=positions.unsqueeze(0), cache=cache)
+            num_read += ids.shape[1]
+            ids_to_read = []
+        else:
+            hidden = model.hidden(ids, encoded=encoded)
+        (choice,), (log_prob,) = _choices(model, hidden[:, -1], [fork])
+        path.append((fork, choice, log_prob))
+        ids_to_read.append(fork.allowed[choice])
+        fork = fork.take(choice)
+        ids_to_read.extend(fork.forced)
+    return path

@@ -1,0 +1,474 @@
+"""From corpora to training questions: which labels to ask for, in which words, over which text.
+
+A corpus is a list of annotated sentences; a model that must answer *any* labels has to be asked in
+many ways. For each training example this room draws a passage, asks for the types in it and for
+types that are surely absent, in random order, under other names and broader kinds, with and without
+definitions and demonstrations, over text as corpora and as people write it. Everything is drawn
+from one seed, so an example can be drawn again.
+
+Knows nothing of tokens or models.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from nomina.entities import (
+    Entity,
+    Example,
+    Label,
+    LabelSet,
+    Span,
+    normalize_label,
+    restore_spacing,
+    spans_to_entities,
+)
+from nomina.errors import DataError, RecipeError
+
+
+@dataclass(frozen=True)
+class Question:
+    """One training example: a text with gold spans, and what is asked of it.
+
+    Attributes:
+        example: Text, words and the gold spans, labelled with names of `labels`.
+        labels: What is asked for, in the order of the prompt.
+        definitions: Whether the prompt shows the definitions.
+        demonstrations: Solved examples shown in the prompt.
+        source: Name of the corpus.
+    """
+
+    example: Example
+    labels: LabelSet
+    definitions: bool = False
+    demonstrations: tuple[Example, ...] = ()
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class MixtureConfig:
+    """How questions are drawn; all `p_` are probabilities.
+
+    Attributes:
+        temperature: A corpus is drawn in proportion to its size to this power.
+        shares: Fixed share of all questions for a corpus, in place of the temperature's.
+        max_absent: Labels asked for that are not in the text, at most.
+        p_all_labels: Ask for the whole label set of the corpus, if it has at most 24.
+        p_drop_present: Leave a type of the text out of the question.
+        p_foreign: Add absent types of other corpora that mean something else.
+        p_rename: Ask for a label under another name.
+        p_broader: Ask for the broader kind of fine types.
+        p_define: Show definitions.
+        p_demonstrate: Show one or two solved examples of the same corpus.
+        p_symbol: Hide a defined label behind a symbol (symbol tuning, Wei et al. 2023).
+        p_merge: Join up to three neighbouring passages into one short document.
+        p_natural: Restore the spacing that people write.
+        p_lower: Lower-case the text; half of these lose their punctuation too.
+        p_typos: Misspell some words, as OCR and chats do.
+        max_words: Longer passages are cut at a word outside an entity (counted by the reader).
+    """
+
+    temperature: float = 0.35
+    shares: Mapping[str, float] | None = None
+    max_absent: int = 14
+    p_all_labels: float = 0.4
+    p_drop_present: float = 0.08
+    p_foreign: float = 0.25
+    p_rename: float = 0.2
+    p_broader: float = 0.08
+    p_define: float = 0.25
+    p_demonstrate: float = 0.03
+    p_symbol: float = 0.02
+    p_merge: float = 0.1
+    p_natural: float = 0.4
+    p_lower: float = 0.08
+    p_typos: float = 0.02
+    max_words: int = 140
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if name.startswith("p_") and not 0 <= value <= 1:
+                raise RecipeError(f"{name} is a probability from 0 to 1, was: {value}")
+        if self.max_words < 8:
+            raise RecipeError(f"max_words must be 8 or more, was: {self.max_words}")
+
+
+# --------------------------------------------------------------------------------------------------
+# Label cards: what labels mean
+
+
+@dataclass(frozen=True)
+class Card:
+    """What is known of a label: a definition, other names, the kind it belongs to."""
+
+    name: str
+    definition: str
+    synonyms: tuple[str, ...]
+    broader: str
+
+
+class Cards:
+    """Label cards by normalised name, with the question whether two labels may overlap."""
+
+    def __init__(self, cards: Mapping[str, Card] | None = None) -> None:
+        self._cards = dict(cards or {})
+        self._kin: dict[str, frozenset[str]] = {}
+
+    @staticmethod
+    def read(path: str | os.PathLike[str]) -> Cards:
+        """Read JSON lines of `[name, definition, [synonyms], broader kind]`.
+
+        Raises:
+            DataError: If a line is malformed; names file and line.
+        """
+        cards = {}
+        with open(path, encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    name, definition, synonyms, broader = json.loads(line)
+                except ValueError as error:
+                    raise DataError(f"{path}:{number}: not a label card: {error}") from error
+                broader = "" if broader == "none" else broader
+                card = Card(name, definition, tuple(synonyms), broader)
+                cards[normalize_label(name)] = card
+        return Cards(cards)
+
+    def get(self, name: str) -> Card | None:
+        """Return the card of a label, if there is one."""
+        return self._cards.get(normalize_label(name))
+
+    def names(self) -> list[str]:
+        """Return the names of all labels that have a card."""
+        return [card.name for card in self._cards.values()]
+
+    def kin(self, name: str) -> frozenset[str]:
+        """Return all normalised names that mean the label, or a kind that it belongs to."""
+        key = normalize_label(name)
+        if key not in self._kin:
+            names, todo = {key}, [key]
+            while todo:
+                card = self._cards.get(todo.pop())
+                if card is None:
+                    continue
+                for other in (*card.synonyms, card.broader):
+                    other = normalize_label(other)
+                    if other and other not in names:
+                        names.add(other)
+                        if other == normalize_label(card.broader):
+                            todo.append(other)
+            self._kin[key] = frozenset(names)
+        return self._kin[key]
+
+    def may_overlap(self, one: str, other: str) -> bool:
+        """Say whether something may be both: same name, synonym, or one a kind of the other.
+
+        Labels without a card may overlap with anything that shares a word with them.
+        """
+        a, b = normalize_label(one), normalize_label(other)
+        if a in self.kin(b) or b in self.kin(a):
+            return True
+        if self.kin(a) & self.kin(b) and (self._is_leaf(a) != self._is_leaf(b)):
+            return True
+        return bool(set(a.split()) & set(b.split()))
+
+    def _is_leaf(self, key: str) -> bool:
+        card = self._cards.get(key)
+        return card is None or not card.broader
+
+
+# --------------------------------------------------------------------------------------------------
+
+
+class Mixture:
+    """Draws questions from corpora.
+
+    Args:
+        corpora: Examples by corpus name.
+        label_sets: All labels a corpus is annotated with, by corpus name. A corpus that has none
+            here is annotated with open types: absence from a passage then proves nothing by
+            itself, and absent types are only asked for if they mean something else.
+        cards: What labels mean.
+        config: How to draw.
+
+    Raises:
+        RecipeError: If there is no corpus, or a share names an unknown one.
+    """
+
+    def __init__(
+        self,
+        corpora: Mapping[str, Sequence[Example]],
+        label_sets: Mapping[str, LabelSet],
+        cards: Cards | None = None,
+        config: MixtureConfig | None = None,
+    ) -> None:
+        self.config = config or MixtureConfig()
+        self.cards = cards or Cards()
+        self.corpora = {name: list(rows) for name, rows in corpora.items() if len(rows)}
+        if not self.corpora:
+            raise RecipeError("a mixture needs at least one corpus with examples, had none")
+        self.label_sets = label_sets
+        self.weights = self._weights()
+        # Names of open types, each as often as it was annotated: frequent types are asked for more.
+        self._open_types = [
+            span.label
+            for name in self.corpora
+            if name not in label_sets
+            for row in self.corpora[name]
+            for span in row.spans
+        ] or [label.name for labels in label_sets.values() for label in labels]
+
+    def _weights(self) -> dict[str, float]:
+        shares = dict(self.config.shares or {})
+        if unknown := sorted(set(shares) - set(self.corpora)):
+            raise RecipeError(f"shares name unknown corpora {unknown}; have {list(self.corpora)}")
+        rest = max(0.0, 1.0 - sum(shares.values()))
+        sizes = {
+            name: len(rows) ** self.config.temperature
+            for name, rows in self.corpora.items()
+            if name not in shares
+        }
+        total = sum(sizes.values()) or 1.0
+        return {
+            name: shares.get(name, rest * sizes.get(name, 0.0) / total) for name in self.corpora
+        }
+
+    def questions(self, seed: int) -> Iterator[Question]:
+        """Yield questions without end; the same seed gives the same ones."""
+        rng = random.Random(seed)
+        names, weights = list(self.weights), list(self.weights.values())
+        decks: dict[str, list[int]] = {}
+        while True:
+            name = rng.choices(names, weights)[0]
+            if not decks.get(name):  # without replacement: each passage once before any twice
+                decks[name] = list(range(len(self.corpora[name])))
+                rng.shuffle(decks[name])
+            yield self.ask(name, decks[name].pop(), rng)
+
+    def ask(self, name: str, index: int, rng: random.Random) -> Question:
+        """Draw a question over one passage of a corpus."""
+        config = self.config
+        rows = self.corpora[name]
+        example = rows[index]
+        if rng.random() < config.p_merge and example.labels is None:
+            count = rng.randint(2, 3)
+            example = _merge(rows[index : index + count], config.max_words)
+        example = _cut(example, config.max_words)
+        labels = self._labels(name, example, rng)
+        spans = [span for span in example.spans if span.label in labels]
+        example, labels = self._rename(replace(example, spans=tuple(spans)), labels, rng)
+        defined = rng.random() < (0.9 if example.labels else config.p_define)
+        label_set = self._label_set(labels, example.labels, defined, rng)
+        demonstrations: tuple[Example, ...] = ()
+        if rng.random() < config.p_demonstrate and name in self.label_sets:
+            demonstrations = self._demonstrations(rows, index, labels, rng)
+        if defined and rng.random() < config.p_symbol:
+            example, label_set = _hide_names(example, label_set, rng)
+            demonstrations = ()
+        example = _write(example, config, rng)
+        return Question(example, label_set, defined, demonstrations, name)
+
+    def _labels(self, name: str, example: Example, rng: random.Random) -> dict[str, str]:
+        """Choose what to ask for; returns `label in the corpus -> label in the question`."""
+        config = self.config
+        present = list(dict.fromkeys(span.label for span in example.spans))
+        own = example.labels.names if example.labels else None
+        if own is None and name in self.label_sets:
+            own = self.label_sets[name].names
+        if own is not None:
+            absent = [label for label in own if label not in set(present)]
+            keep_all = example.labels or (len(own) <= 24 and rng.random() < config.p_all_labels)
+            if not keep_all:
+                count = rng.randint(0, min(len(absent), config.max_absent))
+                absent = rng.sample(absent, count)
+        else:
+            absent = self._foreign(present, rng.randint(1, config.max_absent), rng)
+        if len(present) > 1:
+            present = [x for x in present if rng.random() >= config.p_drop_present] or present[:1]
+        if own is not None and rng.random() < config.p_foreign and not example.labels:
+            # The types of this corpus are exhaustive; others are asked for only if no type of
+            # this corpus could hide them.
+            absent += self._foreign([*own, *absent], rng.randint(1, 5), rng)
+        labels = list(dict.fromkeys(present + absent))
+        if not labels:
+            labels = self._foreign([], 3, rng)
+        rng.shuffle(labels)
+        return {label: label for label in labels}
+
+    def _foreign(self, avoid: Sequence[str], count: int, rng: random.Random) -> list[str]:
+        found: list[str] = []
+        for _ in range(4 * count):
+            if len(found) == count:
+                break
+            label = rng.choice(self._open_types)
+            if not any(self.cards.may_overlap(label, other) for other in (*avoid, *found)):
+                found.append(label)
+        return found
+
+    def _rename(
+        self, example: Example, labels: dict[str, str], rng: random.Random
+    ) -> tuple[Example, dict[str, str]]:
+        """Ask for labels under synonyms or broader kinds; names never collide in meaning."""
+        config, cards = self.config, self.cards
+        if example.labels is None and rng.random() < config.p_broader:
+            kinds = {label: card.broader for label in labels if (card := cards.get(label))}
+            for kind in set(kinds.values()) - {""}:
+                fine = [label for label in labels if kinds.get(label) == kind]
+                others = [label for label in labels if label not in fine]
+                if rng.random() < 0.5 and not any(cards.may_overlap(kind, x) for x in others):
+                    labels = {old: kind if old in fine else new for old, new in labels.items()}
+        taken = {normalize_label(new) for new in labels.values()}
+        for old, new in list(labels.items()):
+            card = cards.get(new)
+            if card and card.synonyms and rng.random() < config.p_rename:
+                other = rng.choice(card.synonyms)
+                key = normalize_label(other)
+                if key not in taken and list(labels.values()).count(new) == 1:
+                    taken.add(key)
+                    labels = {**labels, old: other}
+        spans = [replace_label(span, labels[span.label]) for span in example.spans]
+        return replace(example, spans=tuple(spans)), labels
+
+    def _label_set(
+        self,
+        labels: dict[str, str],
+        own: LabelSet | None,
+        defined: bool,
+        rng: random.Random,
+    ) -> LabelSet:
+        own_definitions = {label.name: label.definition for label in own or ()}
+        made: dict[str, Label] = {}
+        for old, new in labels.items():
+            definition = ""
+            if defined:
+                card = self.cards.get(new) or self.cards.get(old)
+                definition = own_definitions.get(old) or (card.definition if card else "")
+                if rng.random() < 0.1:
+                    definition = ""
+            made.setdefault(normalize_label(new), Label(new, definition))
+        return LabelSet(tuple(made.values()))
+
+    def _demonstrations(
+        self, rows: Sequence[Example], index: int, labels: dict[str, str], rng: random.Random
+    ) -> tuple[Example, ...]:
+        shown = []
+        for _ in range(rng.randint(1, 2)):
+            other = rng.randrange(len(rows))
+            if other == index or len(rows[other].offsets) > 60:
+                continue
+            spans = [s for s in rows[other].spans if s.label in labels]
+            renamed = tuple(replace_label(s, labels[s.label]) for s in spans)
+            shown.append(replace(rows[other], spans=renamed))
+        return tuple(shown)
+
+
+def replace_label(span: Span, label: str) -> Span:
+    """Return the span under another label."""
+    return Span(span.start, span.end, label)
+
+
+def _merge(rows: Sequence[Example], max_words: int) -> Example:
+    words: list[str] = []
+    spans: list[Span] = []
+    for row in rows:
+        if words and len(words) + len(row.offsets) > max_words:
+            break
+        spans += [Span(a + len(words), b + len(words), label) for a, b, label in row.spans]
+        words += row.words
+    merged = Example.from_tags(words, ["O"] * len(words))
+    return replace(merged, spans=tuple(spans), source=rows[0].source)
+
+
+def _cut(example: Example, max_words: int) -> Example:
+    if len(example.offsets) <= max_words:
+        return example
+    end = max_words
+    for span in example.spans:
+        if span.start < end < span.end:
+            end = span.start or max_words
+    offsets = example.offsets[:end]
+    spans = tuple(span for span in example.spans if span.end <= end)
+    return replace(example, text=example.text[: offsets[-1][1]], offsets=offsets, spans=spans)
+
+
+_SYMBOLS = ["type A", "type B", "type C", "type D", "type E", "type F", "kind 1", "kind 2",
+            "kind 3", "kind 4", "group X", "group Y", "group Z", "foo", "bar", "baz"]  # fmt: skip
+
+
+def _hide_names(example: Example, labels: LabelSet, rng: random.Random) -> tuple[Example, LabelSet]:
+    symbols = rng.sample(_SYMBOLS, len(_SYMBOLS))
+    names: dict[str, str] = {}
+    hidden = []
+    for label in labels:
+        name = symbols.pop() if label.definition and symbols else label.name
+        names[label.name] = name
+        hidden.append(replace(label, name=name))
+    spans = tuple(replace_label(s, names.get(s.label, s.label)) for s in example.spans)
+    return replace(example, spans=spans), LabelSet(tuple(hidden))
+
+
+def _write(example: Example, config: MixtureConfig, rng: random.Random) -> Example:
+    """Write the passage as people, chats or OCR do."""
+    if rng.random() < config.p_lower:
+        example = _rebuild([word.lower() for word in example.words], example)
+        if rng.random() < 0.5:
+            example = _drop_punctuation(example)
+    if rng.random() < config.p_typos:
+        words = [_misspell(word, rng) if rng.random() < 0.1 else word for word in example.words]
+        example = _rebuild(words, example)
+    if rng.random() < config.p_natural:
+        text, offsets = restore_spacing(example.words)
+        entities = spans_to_entities(text, offsets, example.spans)
+        # Our own words, as for a user's text; entities may begin or end inside a corpus's word.
+        return _own_words(text, entities, example)
+    if rng.random() < 0.3:
+        return _own_words(example.text, example.entities(), example)
+    return example
+
+
+def _own_words(text: str, entities: list[Entity], example: Example) -> Example:
+    return Example.from_entities(text, entities, id=example.id, source=example.source)
+
+
+def _rebuild(words: Sequence[str], example: Example) -> Example:
+    rebuilt = Example.from_tags(words, ["O"] * len(words))
+    return replace(rebuilt, spans=example.spans, source=example.source)
+
+
+def _drop_punctuation(example: Example) -> Example:
+    inside = {i for span in example.spans for i in range(span.start, span.end)}
+    keep = [
+        i for i, word in enumerate(example.words) if i in inside or any(c.isalnum() for c in word)
+    ]
+    if not keep:
+        return example
+    place = {old: new for new, old in enumerate(keep)}
+    spans = tuple(Span(place[a], place[b - 1] + 1, label) for a, b, label in example.spans)
+    words = example.words
+    return replace(_rebuild([words[i] for i in keep], example), spans=spans)
+
+
+def _misspell(word: str, rng: random.Random) -> str:
+    if len(word) < 4:
+        return word
+    at = rng.randrange(len(word) - 1)
+    kind = rng.randrange(3)
+    if kind == 0:
+        return word[:at] + word[at + 1 :]
+    if kind == 1:
+        return word[:at] + word[at + 1] + word[at] + word[at + 2 :]
+    return word[:at] + word[at] + word[at:]
+
+
+# --------------------------------------------------------------------------------------------------
+
+
+def label_cards_path() -> Path | None:
+    """Return the file of label cards beside the corpora, if `NOMINA_DATA` has one."""
+    folder = os.environ.get("NOMINA_DATA")
+    path = Path(folder) / "label_cards.jsonl" if folder else None
+    return path if path and path.is_file() else None
