@@ -75,7 +75,10 @@ class Limits:
         Raises:
             DataError: If a name is unknown, or a value not a number above 0.
         """
-        known = {item.name: type(item.default) for item in dataclasses.fields(Limits)}
+        known = {
+            item.name: float if isinstance(item.default, float) else int
+            for item in dataclasses.fields(Limits)
+        }
         values: dict[str, Any] = {}
         for setting in settings:
             name, _, value = setting.partition("=")

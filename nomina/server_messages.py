@@ -24,6 +24,19 @@ except ImportError as error:
     raise MissingExtraError(error.name or "fastapi", "serve") from error
 
 PROBLEM_PREFIX = "urn:nomina:problem:"
+# The page needs no outside host and no inline script or style.
+SECURITY_HEADERS = {
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), microphone=(), geolocation=()",
+}
 
 
 class LabelTable(BaseModel):
@@ -187,7 +200,8 @@ class Problem(NominaError):
         return shown
 
 
-def _busy(kind: str, detail: str, retry_after_s: int, status: int = 503) -> Problem:
+def busy(kind: str, detail: str, retry_after_s: int, status: int = 503) -> Problem:
+    """Return a problem that passes: come back after so many seconds."""
     return Problem(status, kind, detail, {"retry-after": str(retry_after_s)})
 
 
@@ -223,6 +237,7 @@ def parse_request(body: bytes, limits: Limits) -> tuple[ExtractRequest, LabelSet
         faults = _faults(error)
         detail = "; ".join(f"{fault['pointer']}: {fault['detail']}" for fault in faults[:3])
         raise Problem(422, "invalid-request", detail, errors=faults) from None
+    _check_unicode(request)
     labels: Any = request.labels
     if isinstance(labels, dict):
         labels = {k: v.model_dump() if isinstance(v, LabelTable) else v for k, v in labels.items()}
@@ -231,6 +246,20 @@ def parse_request(body: bytes, limits: Limits) -> tuple[ExtractRequest, LabelSet
     except LabelError as error:
         faults = [{"pointer": "#/labels", "detail": str(error)}]
         raise Problem(422, "label-error", str(error), errors=faults) from None
+
+
+def _check_unicode(request: ExtractRequest) -> None:
+    """Refuse halves of surrogate pairs, which JSON can write and UTF-8 cannot."""
+    places = [(f"#/texts/{index}", text) for index, text in enumerate(request.texts)]
+    labels = request.model_dump(include={"labels"})
+    for pointer, text in (*places, ("#/labels", json.dumps(labels, ensure_ascii=False))):
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            message = "must be Unicode, has half of a surrogate pair"
+            faults = [{"pointer": pointer, "detail": message}]
+            detail = f"{pointer}: {message}"
+            raise Problem(422, "invalid-request", detail, errors=faults) from None
 
 
 class _DoubleKeyError(ValueError):
@@ -295,14 +324,12 @@ def _faults(error: ValidationError) -> list[dict[str, str]]:
     faults: dict[str, str] = {}
     for item in error.errors(include_url=False, include_input=False, include_context=False):
         place = item["loc"]
-        if place[:1] == ("labels",) and item["type"] != "string_unicode":
+        if place[:1] == ("labels",):
             place = ("labels",)
             message = (
                 "must be a list of names, or an object of names and definitions, such as "
                 '{"actor": "a person who plays a role in a film"}, and not be empty'
             )
-        elif item["type"] == "string_unicode":
-            message = "must be Unicode, has half of a surrogate pair"
         elif item["type"] == "extra_forbidden":
             known = ", ".join(ExtractRequest.model_fields)
             message = f"is not known; known are {known}. Check for a typo."

@@ -1,0 +1,77 @@
+"""`nomina serve`: the model over HTTP, with a page to try it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nomina.errors import NominaError
+from nomina.server_config import Limits, ServerConfig, read_tokens
+
+
+def serve_command(
+    model: Annotated[
+        str | None, typer.Option(help="A model's name, folder or hub id. Default: nomina's own.")
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; beyond loopback it needs a token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.", min=0, max=65535)] = 8000,
+    token_file: Annotated[
+        Path | None, typer.Option(help="File of tokens, one a line; requests must send one.")
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(help="A name the server may be called by, say behind a proxy. Repeatable."),
+    ] = None,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(help="A limit as NAME=VALUE, say max_labels=500. Repeatable."),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Log errors only.")] = False,
+) -> None:
+    """Serve the model over HTTP, with a page to try it at `/`.
+
+    Stops on SIGTERM or Ctrl+C, after it has finished what it accepted. No text is logged.
+
+    Exit codes: 0 stopped, 1 the address is taken, 2 a wrong option or model.
+    """
+    try:
+        config = ServerConfig(
+            host,
+            port,
+            read_tokens(token_file) if token_file else (),
+            tuple(allow_host or ()),
+            Limits.parse(limit or ()),
+        )
+        from nomina import server
+
+        _log(quiet)
+        logger = logging.getLogger("nomina.server")
+        import nomina
+
+        logger.info("loading the model")
+        tagger = nomina.load(model)
+        server.serve(tagger, config)
+    except NominaError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+
+
+def _log(quiet: bool) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    for name in ("nomina.server", "nomina.batching", "uvicorn"):
+        logger = logging.getLogger(name)
+        logger.handlers[:] = [handler]
+        logger.propagate = False
+        logger.setLevel(logging.ERROR if quiet else logging.INFO)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+    app.command("serve")(serve_command)
