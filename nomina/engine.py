@@ -111,6 +111,7 @@ class Draft:
         self.path: Path = []
         self.num_reads = 0
         self._guesses: dict[Fork, int] = {}
+        self._seen: dict[Any, int] = {}  # the same by state, for guesses at other forks
         fork = request.grounding.start()
         self._sure_ids = list(fork.forced)
         self._next = fork
@@ -128,7 +129,7 @@ class Draft:
         while fork.allowed:
             guess = self._guesses.get(fork)
             if guess is None:
-                guess = likely(fork, self._guesses)
+                guess = likely(fork, self._seen)
             self.open.append(OpenChoice(len(ids), fork, guess))
             ids.append(fork.allowed[guess])
             fork = fork.take(guess)
@@ -149,7 +150,7 @@ class Draft:
         agree = True
         num_read = len(self.ids)
         for item, choice, log_prob in zip(self.open, chosen, log_probs, strict=True):
-            self._guesses[item.fork] = choice
+            self._guesses[item.fork] = self._seen[item.fork.state] = choice
             if agree:
                 self.path.append((item.fork, choice, log_prob))
                 self._sure_ids = [*self.ids[: item.at], item.fork.allowed[choice]]

@@ -229,7 +229,7 @@ def _word_pattern() -> re.Pattern[str]:
         rf"|[0-9]{{1,{limit}}}(?:[.,][0-9]{{1,20}}){{1,8}}(?!\w)"  # 1,000.50 is one word
         rf"|(?:(?![{_CONTINUOUS}_])[\w{marks}]){{1,{limit}}}"  # letters, digits and their marks
         rf"|[\U0001f1e6-\U0001f1ff]{{2}}"  # a flag
-        rf"|\S{mark}{cap}(?:\u200d\S{mark}{cap}){{0,8}}"  # a sign, an emoji
+        rf"|\S{mark}{cap}(?:(?<=\u200d)\S{mark}{cap}){{0,8}}"  # a sign, an emoji
     )
 
 

@@ -102,8 +102,13 @@ class State(NamedTuple):
 class Format(Protocol):
     """Renders prompts and completions and reads completions back."""
 
-    name: str
-    is_piecewise: bool
+    @property
+    def name(self) -> str:
+        """What users call it."""
+
+    @property
+    def is_piecewise(self) -> bool:
+        """Whether words are tokenised one by one, in the prompt as in the completion."""
 
     def prompt(
         self,

@@ -200,12 +200,12 @@ class Grounding:
             self._start = Fork(self, state, self.trie(state))
         return self._start
 
-    def likely(self, fork: Fork, guesses: Mapping[Fork, int]) -> int:
-        """Guess a choice that the model has not made yet from those that it has.
+    def likely(self, fork: Fork, seen: Mapping[State, int]) -> int:
+        """Guess a choice that the model has not made yet from those that it has, by state.
 
         Only speed depends on it: a wrong guess costs a reading, never a result.
         """
-        return self.form.likely(fork.state, {f.state: c for f, c in guesses.items()})
+        return min(self.form.likely(fork.state, seen), len(fork.allowed) - 1)
 
     def walk(self, gold: GoldSpans) -> list[tuple[Fork, int]]:
         """Return the forks and choices that lead to the gold spans."""

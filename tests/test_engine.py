@@ -1,0 +1,116 @@
+"""The engine gives the plain decoder's answers: always, on chaotic models of three families."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from contracts import draw_labels
+
+from nomina.engine import Engine, EngineConfig, Request, decode_plain
+from nomina.entities import LabelSet, split_words
+from nomina.formats import Sentence
+from nomina.grounding import Grounding
+
+WORDS = "did george clooney [make] a musical (O) in Paris's O2-arena, 東京? zz \\ ] 12 éa ש".split()
+
+
+def build_requests(model, rng, count=14, most_words=24, prefixes=3):
+    label_sets = [draw_labels(rng, 4) for _ in range(prefixes)]
+    if model.name == "tiny-t5":  # its vocabulary lacks the other labels' characters
+        label_sets = [LabelSet.of(["actor", "actor name", "act", "year"]) for _ in range(prefixes)]
+    requests = []
+    for _ in range(count):
+        text = " ".join(rng.choices(WORDS, k=rng.randint(0, most_words)))
+        labels = rng.choice(label_sets)
+        sentence = Sentence.of(text, split_words(text))
+        prompt = model.format.prompt(sentence, labels)
+        requests.append(
+            Request(
+                tuple(model.prefix_ids(prompt)),
+                tuple(model.sentence_ids(prompt)),
+                Grounding(model.format, sentence, labels.names, model.lexicon),
+            )
+        )
+    return requests
+
+
+def check_equal(model, requests, config):
+    want = [decode_plain(model, request) for request in requests]
+    engine = Engine(model, config)
+    have = list(engine.decode(iter(requests)))
+    assert len(have) == len(want)
+    for one, other in zip(have, want, strict=True):
+        assert [(fork, choice) for fork, choice, _ in one] == [(f, c) for f, c, _ in other]
+        for (_, _, a), (_, _, b) in zip(one, other, strict=True):
+            assert a == pytest.approx(b, abs=1e-4)
+    return engine.usage
+
+
+@pytest.mark.parametrize("form", ["inline", "gner"])
+@pytest.mark.parametrize("family", ["gemma3", "llama", "t5"])
+@pytest.mark.parametrize("seed", range(3))
+def test_engine_equals_the_plain_decoder(build_model, family, form, seed):
+    model = build_model(family, form, seed)
+    rng = random.Random(seed)
+    requests = build_requests(model, rng, 4, 9)
+    config = EngineConfig(
+        max_pass_tokens=rng.choice([1, 100, 400]),
+        max_rows=rng.choice([1, 3, 8]),
+        max_cache_tokens=rng.choice([100, 4000]),
+        max_prefixes=rng.choice([1, 4]),
+    )
+    usage = check_equal(model, requests, config)
+    assert usage.requests == len(requests)
+    assert usage.reads >= usage.passes
+
+
+def test_windows_beyond_the_sliding_attention(build_model):
+    model = build_model("gemma3")  # sees 9 tokens back in two of three layers
+    requests = build_requests(model, random.Random(7), count=2, most_words=40)
+    check_equal(model, requests, EngineConfig())
+
+
+def test_results_do_not_depend_on_company(build_model):
+    model = build_model("llama")
+    requests = build_requests(model, random.Random(3), count=6, most_words=10)
+    alone = [next(Engine(model).decode([request])) for request in requests]
+    together = list(Engine(model).decode(requests))
+    for one, other in zip(alone, together, strict=True):
+        assert [c for _, c, _ in one] == [c for _, c, _ in other]
+
+
+def test_requests_are_taken_only_as_there_is_room(build_model):
+    model = build_model("llama")
+    taken = 0
+
+    def stream():
+        nonlocal taken
+        for request in build_requests(model, random.Random(0), count=60, most_words=4):
+            taken += 1
+            yield request
+
+    paths = Engine(model, EngineConfig(max_rows=2)).decode(stream())
+    next(paths)
+    assert taken <= 12
+
+
+def test_an_empty_stream_and_empty_sentences(build_model):
+    model = build_model("llama")
+    assert list(Engine(model).decode([])) == []
+    sentence = Sentence((), ())
+    prompt = model.format.prompt(sentence, LabelSet.of(["a"]))
+    grounding = Grounding(model.format, sentence, ("a",), model.lexicon)
+    request = Request(tuple(model.prefix_ids(prompt)), tuple(model.sentence_ids(prompt)), grounding)
+    assert list(Engine(model).decode([request, request])) == [[], []]
+
+
+def test_the_model_is_left_as_it_was(build_model):
+    model = build_model("gemma3")
+    before = model.module.config._attn_implementation
+    ids = torch.arange(5).unsqueeze(0)
+    want = model.module(ids).logits
+    list(Engine(model).decode(build_requests(model, random.Random(0), count=2, most_words=5)))
+    assert model.module.config._attn_implementation == before
+    assert torch.equal(model.module(ids).logits, want)

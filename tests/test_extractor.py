@@ -1,0 +1,126 @@
+"""Promises of the tagger: grounded, scored, nothing silent, streams."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_entities import odd_text
+
+import nomina
+from nomina.entities import Example
+from nomina.errors import LabelError, TextError
+from nomina.extractor import Tagger
+
+LABELS = ["actor", "year", "actor name"]
+
+
+@settings(max_examples=25)
+@given(text=odd_text)
+def test_every_entity_is_the_text_at_its_offsets(tagger, text):
+    document = tagger(text, LABELS)
+    assert document.text == text
+    last = 0
+    for entity in document:
+        assert text[entity.start : entity.end] == entity.text != ""
+        assert entity.start >= last
+        assert entity.label in LABELS
+        assert 0 <= entity.score <= 1
+        last = entity.end
+
+
+def test_lone_surrogates_are_text_too(tagger):
+    text = "a \ud800 b"
+    assert all(text[e.start : e.end] == e.text for e in tagger(text, LABELS))
+
+
+@pytest.mark.parametrize("text", ["", " ", "\n\t \u3000"])
+def test_nothing_to_label(tagger, text):
+    document = tagger(text, LABELS)
+    assert document.entities == ()
+    assert document.text == text
+
+
+def test_long_texts_are_labelled_to_the_end(tagger):
+    text = "george clooney met mary. " * 60
+    document = tagger(text, LABELS)
+    assert len(document) > 10  # a chaotic model tags all over the place
+    assert document.entities[-1].end > 0.8 * len(text)
+
+
+def test_streams_and_batches_give_what_calls_give(tagger):
+    texts = ["did george act", "", "in 1980 a musical", "x" * 300, "東京 タワー"]
+    alone = [tagger(text, LABELS) for text in texts]
+    together = list(tagger.pipe(texts, LABELS))
+    assert [[(e.start, e.end, e.label) for e in d] for d in together] == [
+        [(e.start, e.end, e.label) for e in d] for d in alone
+    ]
+    sets = [nomina.LabelSet.of(LABELS), nomina.LabelSet.of(["genre"])]
+    many = list(tagger.pipe_many(zip(texts, itertools.cycle(sets))))  # noqa: B905
+    assert [d.text for d in many] == texts
+    assert [e.label for e in many[1]] == []
+    assert {e.label for d in many[3::2] for e in d} <= {"genre"}
+
+
+def test_an_endless_stream_yields(tagger):
+    stream = tagger.pipe((f"george number {i}" for i in itertools.count()), LABELS)
+    assert [d.text for d in itertools.islice(stream, 3)] == [f"george number {i}" for i in range(3)]
+
+
+def test_threshold_drops_what_is_less_sure(tagger):
+    text = "did george clooney make a musical in the 1980s"
+    scores = [e.score for e in tagger(text, LABELS, threshold=0)]
+    assert scores
+    limit = sorted(scores)[len(scores) // 2]
+    assert all(e.score >= limit for e in tagger(text, LABELS, threshold=limit))
+    assert tagger(text, LABELS, threshold=1.0).entities == () or max(scores) == 1.0
+
+
+def test_words_of_an_example_are_the_units(tagger):
+    example = Example.from_tags(["New-York's", "mayor"], ["O", "O"])
+    for entity in tagger(example, LABELS):
+        assert (entity.start, entity.end) in {(0, 10), (0, 16), (11, 16)}
+
+
+@pytest.mark.parametrize(
+    ("text", "labels", "error"),
+    [
+        (3, LABELS, TextError),
+        (None, LABELS, TextError),
+        (b"x", LABELS, TextError),
+        ("x", [], LabelError),
+        ("x", ["a", "a"], LabelError),
+        ("x", "actor,year", LabelError),
+        ("x", ["a\nb"], LabelError),
+    ],
+)
+def test_bad_input_is_named(tagger, text, labels, error):
+    with pytest.raises(error):
+        tagger(text, labels)
+
+
+def test_thresholds_and_single_strings_are_checked(tagger):
+    with pytest.raises(TextError, match="from 0 to 1"):
+        tagger("x", LABELS, threshold=2)
+    with pytest.raises(TextError, match="many texts"):
+        tagger.pipe("x", LABELS)
+
+
+def test_brackets_in_labels_and_text(tagger):
+    text = "see [1] (O) and a](b)"
+    document = tagger(text, ["x (y)", "[z]"])
+    assert all(text[e.start : e.end] == e.text for e in document)
+
+
+@pytest.mark.parametrize("family", ["llama", "t5"])
+@pytest.mark.parametrize("form", ["inline", "gner"])
+def test_other_families_keep_the_promises(build_model, family, form):
+    tagger = Tagger(build_model(family, form, max_words=20))
+    text = "did george clooney make {a} musical, 東京?"
+    labels = {"actor": "a person", "year": ""}
+    document = tagger(text, labels)
+    assert all(text[e.start : e.end] == e.text for e in document)
+    shown = Example.from_tags(["met", "george"], ["O", "B-actor"])
+    tagger(text, labels, demonstrations=[shown])

@@ -1,0 +1,80 @@
+"""Both formats carry every text and read it back."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from contracts import check_format, draw_labels, draw_spans
+from hypothesis import given
+from hypothesis import strategies as st
+from test_entities import odd_text
+
+from nomina.entities import Example, LabelSet, Span, split_words
+from nomina.errors import FormatError
+from nomina.formats import FORMATS, Sentence, get_format, target
+
+forms = pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS.keys())
+
+
+@forms
+@given(text=odd_text, seed=st.integers(0, 10**6))
+def test_every_target_is_read_back(form, text, seed):
+    rng = random.Random(seed)
+    sentence = Sentence.of(text, split_words(text))
+    labels = draw_labels(rng)
+    if form.name == "gner":  # its brackets are not escaped, to stay what GNER was trained on
+        labels = LabelSet.of([x for x in labels.names if x not in ("x)(y", "a\\b")] or ["act"])
+    check_format(form, sentence, labels, draw_spans(rng, len(sentence.words), labels))
+
+
+def test_the_gner_prompt_is_byte_exact():
+    words = ["did", "george", "clooney", "act"]
+    sentence = Sentence(tuple(words), ("", " ", " ", " "))
+    prompt = get_format("gner").prompt(sentence, LabelSet.of(["actor", "year"]))
+    assert prompt.text == (
+        "Please analyze the sentence provided, identifying the type of entity for each word on a "
+        "token-by-token basis.\nOutput format is: word_1(label_1), word_2(label_2), ...\n"
+        "We'll use the BIO-format to label the entities, where:\n"
+        "1. B- (Begin) indicates the start of a named entity.\n"
+        "2. I- (Inside) is used for words within a named entity but are not the first word.\n"
+        "3. O (Outside) denotes words that are not part of a named entity.\n\n"
+        "Use the specific entity tags: actor, year and O.\n"
+        "Sentence: did george clooney act"
+    )
+
+
+@forms
+def test_definitions_and_demonstrations_are_shown(form):
+    sentence = Sentence(("hello",), ("",))
+    labels = LabelSet.of({"city": {"definition": "a large town", "examples": ["Rome"]}})
+    shown = Example.from_tags(["in", "Oslo"], ["O", "B-city"])
+    full = form.prompt(sentence, labels, demonstrations=[shown]).text
+    assert "a large town; e.g. Rome" in full
+    assert target(form, Sentence(("in", "Oslo"), ("", " ")), labels.names, shown.spans) in full
+    bare = form.prompt(sentence, labels, definitions=False).text
+    assert "large town" not in bare
+
+
+def test_inline_escapes_what_is_markup():
+    sentence = Sentence.of("a [b] \\c", split_words("a [b] \\c"))
+    assert target(get_format("inline"), sentence, ["x"], []) == r"a \[b\] \\c"
+
+
+@pytest.mark.parametrize("text", ["a [b](c", "a ]b", "[a] b", "[a [b](c)](d)", "[](c)"])
+def test_inline_refuses_brackets_without_partner(text):
+    with pytest.raises(FormatError, match="partner"):
+        get_format("inline").parse(text)
+
+
+@pytest.mark.parametrize("text", ["word", "word(X)", "a(O) b", "a(B-)"])
+def test_gner_refuses_words_without_tags(text):
+    with pytest.raises(FormatError, match="expected"):
+        get_format("gner").parse(text)
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(FormatError, match="gner"):
+        get_format("xml")
+    with pytest.raises(FormatError, match="city"):
+        target(get_format("inline"), Sentence(("a",), ("",)), ["x"], [Span(0, 1, "city")])
