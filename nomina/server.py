@@ -26,7 +26,7 @@ from typing import Any, cast
 from nomina.batching import Tagger, log_error
 from nomina.documents import Document
 from nomina.errors import MissingExtraError
-from nomina.server_config import Limits, ServerConfig
+from nomina.server_config import Limits, ServerConfig, ServerConfigError
 from nomina.server_connections import GuardedProtocol
 from nomina.server_messages import (
     SECURITY_HEADERS,
@@ -612,8 +612,34 @@ def serve(tagger: Tagger, config: ServerConfig | None = None) -> None:
     Args:
         tagger: What reads texts.
         config: Where to listen, who may ask, and how much.
+
+    Raises:
+        ServerConfigError: If it cannot listen there.
     """
-    server = make_server(tagger, config or ServerConfig())
-    for name in ("uvicorn.error", "uvicorn"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    server.run()
+    config = config or ServerConfig()
+    listener = _listen(config.host, config.port)
+    server = make_server(tagger, config)
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+    host, port = listener.getsockname()[:2]
+    logger.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+    server.run([listener])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, proto)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+        except OSError:
+            listener.close()
+            raise
+    except OSError as error:
+        raise ServerConfigError(
+            f"cannot listen on {host}:{port}: {error.strerror or error}. Give another --port or "
+            "--host."
+        ) from error
+    return listener

@@ -13,9 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nomina.errors import DataError
+from nomina.errors import NominaError
 
 MIN_TOKEN_CHARS = 16
+
+
+class ServerConfigError(NominaError, ValueError):
+    """A server cannot be run as it was told: an unsafe address, a limit, a file of tokens."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class Limits:
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
             if getattr(self, item.name) <= 0:
-                raise DataError(
+                raise ServerConfigError(
                     f"limit {item.name} must be above 0, was: {getattr(self, item.name)}"
                 )
 
@@ -73,7 +77,7 @@ class Limits:
             500
 
         Raises:
-            DataError: If a name is unknown, or a value not a number above 0.
+            ServerConfigError: If a name is unknown, or a value not a number above 0.
         """
         known = {
             item.name: float if isinstance(item.default, float) else int
@@ -83,13 +87,15 @@ class Limits:
         for setting in settings:
             name, _, value = setting.partition("=")
             if name.strip() not in known:
-                raise DataError(
+                raise ServerConfigError(
                     f"a limit must be NAME=VALUE, was: {setting!r}. Names: {', '.join(known)}"
                 )
             try:
                 values[name.strip()] = known[name.strip()](value)
             except ValueError:
-                raise DataError(f"limit {name.strip()} must be a number, was: {value!r}") from None
+                raise ServerConfigError(
+                    f"limit {name.strip()} must be a number, was: {value!r}"
+                ) from None
         return Limits(**values)
 
 
@@ -116,13 +122,13 @@ class ServerConfig:
     def __post_init__(self) -> None:
         for token in self.tokens:
             if len(token) < MIN_TOKEN_CHARS or not token.isascii() or not token.isprintable():
-                raise DataError(
+                raise ServerConfigError(
                     f"a token must be {MIN_TOKEN_CHARS} or more printable ASCII characters, one "
                     f"has {len(token)}. "
                     'Make one: python -c "import secrets; print(secrets.token_urlsafe(32))"'
                 )
         if not self.tokens and not is_loopback(self.host):
-            raise DataError(
+            raise ServerConfigError(
                 f"listening on {self.host!r}, which others can reach, needs a token. Write one "
                 "into a file and give it: --token-file FILE"
             )
@@ -157,16 +163,16 @@ def read_tokens(path: Path) -> tuple[str, ...]:
     """Read a file of tokens: one a line; blank lines and lines that start with `#` do not count.
 
     Raises:
-        DataError: If it cannot be read or has no token.
+        ServerConfigError: If it cannot be read or has no token.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: the file of tokens cannot be read: {error}") from error
+        raise ServerConfigError(f"{path}: the file of tokens cannot be read: {error}") from error
     stripped = (line.strip() for line in lines)
     tokens = tuple(line for line in stripped if line and not line.startswith("#"))
     if not tokens:
-        raise DataError(
+        raise ServerConfigError(
             f"{path}: has no token. Write one a line: "
             'python -c "import secrets; print(secrets.token_urlsafe(32))" > tokens.txt'
         )

@@ -201,3 +201,36 @@ def test_threads_may_share_a_client(client):
         thread.join()
     assert len(have) == 80
     assert all(text == document.text for text, document in have.items())
+
+
+def test_a_real_tagger_answers_the_same_over_http(tagger):
+    """From the model to the client and back, with the engine's own batching in between."""
+    texts = ["did george clooney make a musical", "🎬 in the 1980s ?", "", "the actor " * 30]
+    sets = [LabelSet.of({"actor": "a person"}), LabelSet.of(["year", "genre"])]
+    items = [(text, sets[i % 2]) for i, text in enumerate(texts * 2)]
+    want = list(tagger.pipe_many(items, threshold=0.0))
+    assert any(document.entities for document in want)
+    with running(tagger) as server, Client(f"http://127.0.0.1:{server.port}") as client:
+        assert client.name == tagger.name
+        for have, document in zip(client.pipe_many(items, threshold=0.0), want, strict=True):
+            assert have.text == document.text
+            assert [(e.start, e.end, e.label) for e in have] == [
+                (e.start, e.end, e.label) for e in document
+            ]
+            for one, other in zip(have, document, strict=True):
+                assert one.score == pytest.approx(other.score, abs=1e-3)
+        have = {}
+
+        def call(number):
+            have[number] = client(*items[number], threshold=0.0)
+
+        threads = [threading.Thread(target=call, args=(n,)) for n in range(len(items))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert [[e.text for e in have[n]] for n in range(len(items))] == [
+            [e.text for e in document] for document in want
+        ]
+        service = server._service
+        assert service.metrics.registry.get_sample_value("nomina_model_tokens") > 0

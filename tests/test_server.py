@@ -23,9 +23,15 @@ from nomina.batching import Batcher, QueueClosedError, QueueConfig, QueueFullErr
 from nomina.commands import serving
 from nomina.documents import Document
 from nomina.entities import Entity, LabelSet, split_words
-from nomina.errors import DataError, TextError
-from nomina.server import create_app, make_server
-from nomina.server_config import Limits, ServerConfig, is_loopback, read_tokens
+from nomina.errors import TextError
+from nomina.server import create_app, make_server, serve
+from nomina.server_config import (
+    Limits,
+    ServerConfig,
+    ServerConfigError,
+    is_loopback,
+    read_tokens,
+)
 from nomina.server_messages import document_answer
 
 TOKEN = "a-token-of-the-tests-0123456789"
@@ -721,9 +727,9 @@ def test_a_tagger_that_gives_too_few_documents_is_an_error():
 
 
 def test_listening_beyond_loopback_needs_a_token(tmp_path):
-    with pytest.raises(DataError, match="needs a token"):
+    with pytest.raises(ServerConfigError, match="needs a token"):
         ServerConfig(host="0.0.0.0")
-    with pytest.raises(DataError, match="16 or more"):
+    with pytest.raises(ServerConfigError, match="16 or more"):
         ServerConfig(tokens=("short",))
     assert ServerConfig(host="0.0.0.0", tokens=(TOKEN,)).host_names is None
     assert is_loopback("localhost")
@@ -732,13 +738,13 @@ def test_listening_beyond_loopback_needs_a_token(tmp_path):
     path.write_text(f"# ours\n\n{TOKEN}\n")
     assert read_tokens(path) == (TOKEN,)
     path.write_text("# none\n")
-    with pytest.raises(DataError, match="has no token"):
+    with pytest.raises(ServerConfigError, match="has no token"):
         read_tokens(path)
 
 
 @pytest.mark.parametrize("setting", ["oops=1", "max_labels", "max_labels=many", "max_labels=0"])
 def test_limits_are_checked(setting):
-    with pytest.raises(DataError, match="limit"):
+    with pytest.raises(ServerConfigError, match="limit"):
         Limits.parse([setting])
     assert Limits.parse(["max_labels=7", "body_timeout_s=1.5"]).max_labels == 7
 
@@ -749,8 +755,15 @@ def test_the_command_refuses_what_is_not_safe(tmp_path):
     app.command("other")(lambda: None)
     for args in (["--host", "0.0.0.0"], ["--limit", "x=1"], ["--token-file", str(tmp_path / "no")]):
         result = CliRunner().invoke(app, ["serve", *args])
-        assert result.exit_code == 2
+        assert result.exit_code == 1
         assert result.output.startswith("error: ")
+
+
+def test_a_port_that_is_taken_is_said():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ServerConfigError, match=f"cannot listen on 127.0.0.1:{port}"):
+            serve(ScriptedTagger(), ServerConfig(port=port))
 
 
 SERVE = """

@@ -38,7 +38,7 @@ def serve_command(
 
     Stops on SIGTERM or Ctrl+C, after it has finished what it accepted. No text is logged.
 
-    Exit codes: 0 stopped, 1 the address is taken, 2 a wrong option or model.
+    Exit codes: 0 stopped; 1 an option, model or address cannot be used; 2 wrong usage.
     """
     try:
         config = ServerConfig(
@@ -59,7 +59,7 @@ def serve_command(
         server.serve(tagger, config)
     except NominaError as error:
         typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from error
+        raise typer.Exit(1) from error
 
 
 def _log(quiet: bool) -> None:
