@@ -41,7 +41,7 @@ bench: .venv/.dev  ## print every number that the README claims
 
 model: .venv/.dev  ## train the shipped adapter anew from NOMINA_DATA (hours; resumes)
 	@test -n "$(NOMINA_DATA)" || (echo "set NOMINA_DATA to the folder of the corpora" && exit 1)
-	$(BIN)/nomina train recipes/default.toml
+	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc-per-node 2 -m nomina.cli train recipes/default.toml
 
 clean:
 	rm -rf .venv build dist *.egg-info

@@ -12,6 +12,7 @@ Knows nothing of adapters, prompts or decoding.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import importlib
 import json
@@ -142,7 +143,7 @@ def _convert(gguf: Path, folder: Path, advance: Advance) -> None:
         Gemma3TextConfig,
     )
 
-    with _quiet_libraries():
+    with quiet_libraries():
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         tokenizer.save_pretrained(folder)
         advance("Reading the weights", 40)
@@ -159,21 +160,27 @@ def _convert(gguf: Path, folder: Path, advance: Advance) -> None:
 
 
 @contextlib.contextmanager
-def _quiet_libraries() -> Iterator[None]:
+def quiet_libraries() -> Iterator[None]:
+    """Keep the notices and progress bars of transformers and PEFT from users, who cannot act."""
     import warnings
 
+    from transformers import modeling_gguf_pytorch_utils as gguf_room
     from transformers.utils import logging
 
-    verbosity = logging.get_verbosity()
+    verbosity, bar = logging.get_verbosity(), gguf_room.tqdm
+    is_bar_shown = logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    gguf_room.tqdm = functools.partial(bar, disable=True)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         logging.set_verbosity(verbosity)
-        logging.enable_progress_bar()
+        gguf_room.tqdm = bar
+        if is_bar_shown:
+            logging.enable_progress_bar()
 
 
 class Advance:
@@ -183,6 +190,7 @@ class Advance:
         self._update = update
 
     def __call__(self, what: str, percent: int) -> None:
+        """Say what is being done and how far the whole is."""
         if callable(self._update):
             self._update(what, percent)
 

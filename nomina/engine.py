@@ -110,7 +110,7 @@ class Draft:
         self.request = request
         self.path: Path = []
         self.num_reads = 0
-        self._guesses: dict[Fork, int] = {}
+        self._guesses: dict[Any, int] = {}  # by the fork's key
         self._seen: dict[Any, int] = {}  # the same by state, for guesses at other forks
         fork = request.grounding.start()
         self._sure_ids = list(fork.forced)
@@ -127,7 +127,7 @@ class Draft:
         self.open: list[OpenChoice] = []
         likely = self.request.grounding.likely
         while fork.allowed:
-            guess = self._guesses.get(fork)
+            guess = self._guesses.get(fork.key)
             if guess is None:
                 guess = likely(fork, self._seen)
             self.open.append(OpenChoice(len(ids), fork, guess))
@@ -150,7 +150,7 @@ class Draft:
         agree = True
         num_read = len(self.ids)
         for item, choice, log_prob in zip(self.open, chosen, log_probs, strict=True):
-            self._guesses[item.fork] = self._seen[item.fork.state] = choice
+            self._guesses[item.fork.key] = self._seen[item.fork.state] = choice
             if agree:
                 self.path.append((item.fork, choice, log_prob))
                 self._sure_ids = [*self.ids[: item.at], item.fork.allowed[choice]]
@@ -427,7 +427,7 @@ def packed_attention(
         module.layer_idx, key[0].transpose(0, 1), value[0].transpose(0, 1), pack
     )
     query = query[0].transpose(0, 1)  # (tokens, heads, width)
-    num_tokens, num_heads, width = query.shape
+    num_heads, width = query.shape[1:]
     key_heads = keys.shape[2]
     groups = num_heads // key_heads
     output = torch.empty_like(query)

@@ -134,8 +134,11 @@ class Format(Protocol):
     def closes(self, state: State, move: int, after: State) -> tuple[int, int, int] | None:
         """Return (start, end, label index) of the entity that a move ends, if it ends one."""
 
-    def likely(self, state: State, seen: Mapping[State, int]) -> int:
-        """Guess the choice in a state from choices made in others; speed alone depends on it."""
+    def likely(self, state: State, sentence: Sentence, seen: Mapping[State, int]) -> int:
+        """Guess the choice in a state from the words and from choices made in other states.
+
+        Speed alone depends on it.
+        """
 
     def parse(self, completion: str) -> list[tuple[str, str]]:
         """Read a well-formed completion as (word, tag) pairs.
@@ -264,10 +267,12 @@ class InlineFormat:
         """The label is chosen last, and with it the entity is complete."""
         return (state.start, state.word, move) if state.phase == "label" else None
 
-    def likely(self, state: State, seen: Mapping[State, int]) -> int:
-        """Go on with an entity while its words would have begun one themselves."""
+    def likely(self, state: State, sentence: Sentence, seen: Mapping[State, int]) -> int:
+        """Go on with an entity over capitalised words; give it the label chosen last."""
         if state.phase == "in":
-            return int(seen.get(State("out", state.word), 0))
+            return int(state.word < name_end(sentence.words, state.start))
+        if state.phase == "label":
+            return next((seen[key] for key in reversed(list(seen)) if key.phase == "label"), 0)
         return 0
 
     def parse(self, completion: str) -> list[tuple[str, str]]:
@@ -286,6 +291,28 @@ class InlineFormat:
             pairs += [(word, ("I-" if i else "B-") + label) for i, word in enumerate(words)]
             position = match.end()
         return pairs + [(word, "O") for word in _plain_words(completion[position:])]
+
+
+_LINKS = frozenset("of the for and de la van von der al bin to in on at & - ' . s".split())
+
+
+def name_end(words: Sequence[str], start: int) -> int:
+    """Return where a name that starts at a word probably ends, by capital letters and digits.
+
+    Example:
+        >>> name_end(["the", "Bank", "of", "New", "York", "said"], 1)
+        5
+    """
+    end = start + 1
+    is_name = words[start][0].isupper()
+    at = end
+    while is_name and at < len(words) and at < start + 12:
+        if words[at][0].isupper() or words[at][0].isdigit():
+            end = at + 1
+        elif words[at] not in _LINKS or at > end + 1:
+            break
+        at += 1
+    return end
 
 
 @functools.lru_cache(maxsize=256)
@@ -409,7 +436,7 @@ class GnerFormat:
             return state.start, state.word, state.label
         return None
 
-    def likely(self, state: State, seen: Mapping[State, int]) -> int:
+    def likely(self, state: State, sentence: Sentence, seen: Mapping[State, int]) -> int:
         """Words are outside until the model says otherwise."""
         return 0
 

@@ -124,9 +124,10 @@ class Fork:
         allowed: Ids to choose from; empty at the end of the completion.
         state: The format's state in which the choice is made.
         steps: Moves completed on the way here: (state before, move).
+        key: The same for forks that ask the same question behind different writings.
     """
 
-    __slots__ = ("_grounding", "_next", "_node", "allowed", "forced", "state", "steps")
+    __slots__ = ("_grounding", "_next", "_node", "allowed", "forced", "key", "state", "steps")
 
     def __init__(self, grounding: Grounding, state: State, node: Node) -> None:
         forced, steps = node.forced, []
@@ -141,6 +142,7 @@ class Fork:
         self.allowed: tuple[int, ...] = node.allowed
         self.state = state
         self.steps: list[tuple[State, int]] = steps
+        self.key = (state, node)
         self._grounding = grounding
         self._node = node
         self._next: list[Fork | None] = [None] * len(node.allowed)
@@ -205,7 +207,7 @@ class Grounding:
 
         Only speed depends on it: a wrong guess costs a reading, never a result.
         """
-        return min(self.form.likely(fork.state, seen), len(fork.allowed) - 1)
+        return min(self.form.likely(fork.state, self.sentence, seen), len(fork.allowed) - 1)
 
     def walk(self, gold: GoldSpans) -> list[tuple[Fork, int]]:
         """Return the forks and choices that lead to the gold spans."""

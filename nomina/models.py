@@ -27,7 +27,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from nomina.base import BASE_NAME, prepare_base
+from nomina.base import BASE_NAME, prepare_base, quiet_libraries
 from nomina.errors import ModelError
 from nomina.formats import Format, Prompt, get_format
 from nomina.grounding import Lexicon
@@ -270,7 +270,8 @@ def load_model(
     name = os.fspath(name) if name is not None else DEFAULT_ADAPTER
     folder = model_folder(name)
     try:
-        return _load_folder(folder, name, dtype, device)
+        with quiet_libraries():
+            return _load_folder(folder, name, dtype, device)
     except ModelError:
         raise
     except Exception as error:

@@ -1,27 +1,48 @@
-"""Training: questions to batches to an adapter, on Hugging Face's Trainer and PEFT.
+"""Training: recipes, questions as batches, an adapter at the end.
 
 Two objectives. `decisions` asks what grounded decoding will ask: at every choice the likelihood of
 the right one *among the allowed ids*, so that no capacity goes into copying and no softmax into the
 262 thousand ids that cannot come. `tokens` is GNER's: the likelihood of the whole completion over
 the whole vocabulary.
 
-Knows nothing of how questions are drawn (`mixture`) or of files on the command line.
+Knows nothing of how questions are drawn (`mixture`) or of the command line.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import random
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from nomina.formats import Sentence, gold_spans
+from nomina.base import quiet_libraries
+from nomina.corpora import default_sets, read_corpus, read_index
+from nomina.errors import NominaError, RecipeError
+from nomina.formats import Sentence, get_format, gold_spans
 from nomina.grounding import Grounding
-from nomina.mixture import Mixture, Question
-from nomina.models import LanguageModel, choice_logits, decoder_of
+from nomina.mixture import Cards, Mixture, MixtureConfig, Question, label_cards_path
+from nomina.models import (
+    LanguageModel,
+    ModelConfig,
+    choice_logits,
+    decoder_of,
+    load_model,
+    write_config,
+)
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # pragma: no cover
+    import tomli as tomllib
 
 
 @dataclass(frozen=True)
@@ -245,3 +266,279 @@ def by_tokens(items: Iterable[Encoded], max_tokens: int) -> Iterator[list[Encode
         group.append(item)
     if group:
         yield group
+
+
+# --------------------------------------------------------------------------------------------------
+# Recipes
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that a training run depends on; a TOML file with these keys.
+
+    Attributes:
+        output: Folder of the trained adapter.
+        base: Model to start from: a base, or an adapter that is trained further.
+        start: Adapter folder whose weights are taken over at the start; empty for none.
+        format: Format to train.
+        corpora: Names of sets in `NOMINA_DATA`. Defaults to all English ones marked
+            `default_model`.
+        mixture: Settings of `MixtureConfig`.
+        rank: Rank of the LoRA adapter (Hu et al. 2021), on all projections of every layer.
+        learning_rate: Highest rate; warmed up over `warmup_steps`, then linear to 3 %.
+        warmup_steps: Steps of the warm-up.
+        steps: Optimiser steps.
+        batch_tokens: Tokens of a forward pass, padding included.
+        accumulate: Passes of each process for a step.
+        max_length: Longer questions are left out and counted.
+        objective: "decisions" or "tokens".
+        seed: Of weights and questions.
+        save_every: Steps between checkpoints.
+    """
+
+    output: str
+    base: str = "gemma-3-270m"
+    start: str = ""
+    format: str = "inline"
+    corpora: tuple[str, ...] = ()
+    mixture: Mapping[str, Any] = field(default_factory=dict)
+    rank: int = 32
+    learning_rate: float = 6e-4
+    warmup_steps: int = 20
+    steps: int = 400
+    batch_tokens: int = 1300
+    accumulate: int = 2
+    max_length: int = 400
+    objective: str = "decisions"
+    seed: int = 100
+    save_every: int = 50
+
+    def __post_init__(self) -> None:
+        if self.objective not in ("decisions", "tokens"):
+            raise RecipeError(f"objective must be decisions or tokens, was: {self.objective!r}")
+        for name in ("rank", "steps", "batch_tokens", "accumulate", "max_length", "save_every"):
+            if getattr(self, name) < 1:
+                raise RecipeError(f"{name} must be 1 or more, was: {getattr(self, name)}")
+        get_format(self.format)
+
+    @staticmethod
+    def read(path: str | os.PathLike[str]) -> Recipe:
+        """Read a recipe from a TOML file.
+
+        Raises:
+            RecipeError: If the file is missing or malformed, or has an unknown key or a value out
+                of range; names the file.
+        """
+        try:
+            values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RecipeError(f"{path} cannot be read: {error}") from error
+        known = {item.name for item in dataclasses.fields(Recipe)}
+        if unknown := sorted(set(values) - known):
+            raise RecipeError(f"{path}: unknown keys {unknown}; known are {sorted(known)}")
+        values["corpora"] = tuple(values.get("corpora", ()))
+        try:
+            return Recipe(**values)
+        except (TypeError, NominaError) as error:
+            raise RecipeError(f"{path}: {error}") from error
+
+
+def default_mixture(names: Sequence[str], settings: Mapping[str, Any]) -> Mixture:
+    """Read corpora of `NOMINA_DATA` and mix them.
+
+    Args:
+        names: Names of sets; those of no label set of their own (`open_types`, `task_sets`) are
+            annotated with open types. Defaults to the English ones marked `default_model`.
+        settings: Of `MixtureConfig`.
+
+    Raises:
+        DataError: If a set is missing.
+        RecipeError: If a setting is unknown or out of range.
+    """
+    index = read_index()
+    names = names or [n for n in default_sets() if index[n]["language"].startswith("en")]
+    try:
+        config = MixtureConfig(**settings)
+    except TypeError as error:
+        raise RecipeError(f"mixture: {error}") from error
+    corpora, label_sets = {}, {}
+    for name in names:
+        corpus = read_corpus(name)
+        corpora[name] = corpus.examples
+        if name not in ("open_types", "task_sets"):
+            label_sets[name] = corpus.labels
+    path = label_cards_path()
+    return Mixture(corpora, label_sets, Cards.read(path) if path else None, config)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a training run is.
+
+    Attributes:
+        step: Optimiser steps done.
+        loss: Mean loss since the last report.
+        tokens: Tokens seen by all processes, without padding.
+        questions: Questions seen.
+        seconds: Since the start of this process.
+    """
+
+    step: int
+    loss: float
+    tokens: int
+    questions: int
+    seconds: float
+
+
+def train(recipe: Recipe, report: Callable[[Progress], None] | None = None) -> Path:
+    """Train an adapter by a recipe; goes on from the last checkpoint if there is one.
+
+    Run under `torchrun` it averages the gradients of all processes (gloo on CPUs); single-threaded
+    processes, one a core, are faster there than one process with many threads, because small
+    batches stay in the cache and nobody waits for anybody.
+
+    Args:
+        recipe: What to do.
+        report: Called after each step of the first process.
+
+    Returns:
+        The folder of the adapter.
+
+    Raises:
+        RecipeError: If the recipe does not fit the data.
+        ModelError: If the base cannot be loaded.
+    """
+    from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    if size > 1 and not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("gloo")
+        torch.set_num_threads(1)
+    torch.manual_seed(recipe.seed)
+    mixture = default_mixture(recipe.corpora, recipe.mixture)
+    model = load_model(recipe.base)
+    model.format = get_format(recipe.format)
+    with quiet_libraries():
+        module = get_peft_model(
+            model.module,
+            LoraConfig(
+                r=recipe.rank,
+                lora_alpha=recipe.rank,
+                target_modules="all-linear",
+                task_type="SEQ_2_SEQ_LM" if model.is_encoder_decoder else "CAUSAL_LM",
+            ),
+        )
+    weights = [p for p in module.parameters() if p.requires_grad]
+    for weight in weights:
+        weight.data = weight.data.to(model.module.dtype)
+    output = Path(recipe.output)
+    checkpoint = output.with_name(output.name + ".checkpoint")
+    if recipe.start:
+        state = load_file(Path(recipe.start) / "adapter_model.safetensors")
+        set_peft_model_state_dict(module, state)
+    # The optimiser works on float32 copies; steps too small for bfloat16 add up there.
+    masters = [weight.detach().float().clone().requires_grad_() for weight in weights]
+    optimizer = torch.optim.AdamW(
+        masters, lr=recipe.learning_rate, weight_decay=0.0, betas=(0.9, 0.98)
+    )
+    first = _resume(checkpoint, masters, optimizer)
+    for weight, master in zip(weights, masters, strict=True):
+        weight.data.copy_(master.data)
+        if size > 1:
+            torch.distributed.broadcast(weight.data, 0)
+    objective = Objective(module, recipe.objective).train()
+    # Each resumption draws questions of its own: the sequence is not replayed.
+    seed = recipe.seed + rank + 1000 * first
+    batches = iter(Batches(model, mixture, recipe.batch_tokens, seed, recipe.max_length, 256))
+    began, tokens, questions = time.monotonic(), 0, 0
+    for step in range(first, recipe.steps):
+        rate = recipe.learning_rate * (1 - 0.97 * step / recipe.steps)
+        for group in optimizer.param_groups:
+            group["lr"] = rate * min((step + 1) / recipe.warmup_steps, 1.0)
+        losses = []
+        for _ in range(recipe.accumulate):
+            batch = {key: value.to(model.device) for key, value in next(batches).items()}
+            loss = objective(**batch)["loss"]
+            (loss / recipe.accumulate).backward()
+            losses.append(loss.item())
+            tokens += size * int((batch["input_ids"] != 0).sum())
+            questions += size * len(batch["input_ids"])
+        _step(weights, masters, optimizer, size)
+        if rank == 0:
+            if report is not None:
+                loss_mean = sum(losses) / len(losses)
+                seconds = time.monotonic() - began
+                report(Progress(step + 1, loss_mean, tokens, questions, seconds))
+            if (step + 1) % recipe.save_every == 0:
+                _save_checkpoint(checkpoint, step + 1, masters, optimizer)
+    if rank == 0:
+        partial = output.with_name(output.name + ".partial")
+        module.save_pretrained(partial)
+        write_config(partial, ModelConfig(format=recipe.format, base=recipe.base))
+        if output.exists():
+            shutil.rmtree(output)
+        partial.rename(output)
+        shutil.rmtree(checkpoint, ignore_errors=True)
+    return output
+
+
+def _step(
+    weights: Sequence[torch.Tensor],
+    masters: Sequence[torch.Tensor],
+    optimizer: torch.optim.Optimizer,
+    size: int,
+) -> None:
+    parts = [
+        torch.zeros_like(m).flatten() if w.grad is None else w.grad.float().flatten()
+        for w, m in zip(weights, masters, strict=True)
+    ]
+    flat = torch.cat(parts)
+    if size > 1:
+        torch.distributed.all_reduce(flat)
+        flat /= size
+    flat *= min(1.0, 1.0 / (float(flat.norm()) + 1e-6))  # clipped to a norm of 1
+    at = 0
+    for weight, master in zip(weights, masters, strict=True):
+        master.grad = flat[at : at + master.numel()].view_as(master)
+        weight.grad = None
+        at += master.numel()
+    optimizer.step()
+    for weight, master in zip(weights, masters, strict=True):
+        weight.data.copy_(master.data)
+
+
+def _save_checkpoint(
+    folder: Path, step: int, masters: Sequence[torch.Tensor], optimizer: torch.optim.Optimizer
+) -> None:
+    """Save what is needed to go on, whole or not at all; safetensors, no pickles."""
+    from safetensors.torch import save_file
+
+    tensors = {"step": torch.tensor(step)}
+    for number, master in enumerate(masters):
+        state = optimizer.state[master]
+        tensors[f"{number}.weight"] = master.detach()
+        tensors[f"{number}.mean"] = state["exp_avg"]
+        tensors[f"{number}.square"] = state["exp_avg_sq"]
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / "state.tmp"
+    save_file(tensors, temporary)
+    temporary.replace(folder / "state.safetensors")
+
+
+def _resume(folder: Path, masters: Sequence[torch.Tensor], optimizer: torch.optim.Optimizer) -> int:
+    from safetensors.torch import load_file
+
+    path = folder / "state.safetensors"
+    if not path.is_file():
+        return 0
+    tensors = load_file(path)
+    step = int(tensors["step"])
+    for number, master in enumerate(masters):
+        master.data.copy_(tensors[f"{number}.weight"])
+        optimizer.state[master] = {
+            "step": torch.tensor(float(step)),
+            "exp_avg": tensors[f"{number}.mean"],
+            "exp_avg_sq": tensors[f"{number}.square"],
+        }
+    return step

@@ -128,7 +128,9 @@ def build_model(byte_tokenizer, unigram_tokenizer):
     def build(family: str, form: str = "inline", seed: int = 0, **config):
         tokenizer = unigram_tokenizer if family == "t5" else byte_tokenizer
         module = build_module(family, max(400, len(tokenizer)), seed)
-        return LanguageModel(module, tokenizer, ModelConfig(format=form, **config), f"tiny-{family}")
+        return LanguageModel(
+            module, tokenizer, ModelConfig(format=form, **config), f"tiny-{family}"
+        )
 
     return build
 

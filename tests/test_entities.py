@@ -23,7 +23,9 @@ from nomina.entities import (
 )
 from nomina.errors import DataError, LabelError
 
-ODD = "e\u0301 \u200b\ufeff👩‍👩‍👧‍👦🇫🇷🏳️‍🌈 東京 ภาษาไทย ខ្មែរ שלום مرحبا नमस्ते \x00\x1f\u2028[](O)\\\t\n"
+ODD = (
+    "e\u0301 \u200b\ufeff👩‍👩‍👧‍👦🇫🇷🏳️‍🌈 東京 ภาษาไทย ខ្មែរ שלום مرحبا नमस्ते \x00\x1f\u2028[](O)\\\t\n"
+)
 odd_text = st.text() | st.text(alphabet=ODD) | st.text(alphabet="ab1.,' -\n")
 
 

@@ -6,7 +6,6 @@ import itertools
 
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 from test_entities import odd_text
 
 import nomina
@@ -58,7 +57,7 @@ def test_streams_and_batches_give_what_calls_give(tagger):
         [(e.start, e.end, e.label) for e in d] for d in alone
     ]
     sets = [nomina.LabelSet.of(LABELS), nomina.LabelSet.of(["genre"])]
-    many = list(tagger.pipe_many(zip(texts, itertools.cycle(sets))))  # noqa: B905
+    many = list(tagger.pipe_many(zip(texts, itertools.cycle(sets))))
     assert [d.text for d in many] == texts
     assert [e.label for e in many[1]] == []
     assert {e.label for d in many[3::2] for e in d} <= {"genre"}

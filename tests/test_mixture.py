@@ -1,0 +1,108 @@
+"""Questions: never a wrong negative, every kind of text, the same draw for the same seed."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import pytest
+
+from nomina.entities import Example, LabelSet
+from nomina.errors import DataError, RecipeError
+from nomina.mixture import Cards, Mixture, MixtureConfig
+
+CARDS = [
+    ["person", "a human being", ["individual", "human"], "none"],
+    ["politician", "a person in politics", ["statesman"], "person"],
+    ["city", "a large town", ["town"], "location"],
+    ["location", "a place", ["place"], "none"],
+    ["gene", "a unit of heredity", ["genetic locus"], "none"],
+    ["year", "a calendar year", ["calendar year"], "date"],
+]
+ROWS = [
+    Example.from_tags(
+        "Mayor Anna Berg left Oslo in 1990 .".split(),
+        ["O", "B-politician", "I-politician", "O", "B-city", "O", "B-year", "O"],
+    ),
+    Example.from_tags("Nothing to see , really .".split(), ["O"] * 6),
+    Example.from_tags("BRCA1 ( BRCA2 ) matters .".split(), ["B-gene", "O", "B-gene", *"OOO"]),
+]
+
+
+@pytest.fixture
+def cards(tmp_path):
+    path = tmp_path / "cards.jsonl"
+    path.write_text("".join(json.dumps(card) + "\n" for card in CARDS))
+    return Cards.read(path)
+
+
+def draw(cards, count=300, seed=0, config=None, labels=None):
+    mixture = Mixture({"mine": ROWS}, labels or {}, cards, config or MixtureConfig())
+    return list(itertools.islice(mixture.questions(seed), count))
+
+
+def test_the_same_seed_asks_the_same(cards):
+    assert draw(cards, seed=4) == draw(cards, seed=4)
+    assert draw(cards, seed=4) != draw(cards, seed=5)
+
+
+def test_gold_labels_are_asked_for_and_surfaces_survive(cards):
+    config = MixtureConfig(p_lower=0, p_typos=0, p_merge=0)
+    for question in draw(cards, config=config):
+        names = set(question.labels.names)
+        for entity in question.example.entities():
+            assert entity.label in names
+            assert entity.text.replace(" ", "") in {"AnnaBerg", "Oslo", "1990", "BRCA1", "BRCA2"}
+
+
+def test_a_kind_is_never_absent_where_its_finer_kind_is_annotated(cards):
+    config = MixtureConfig(p_broader=0, p_rename=0, p_symbol=0, p_drop_present=0)
+    for question in draw(cards, config=config):
+        present = {span.label for span in question.example.spans}
+        absent = set(question.labels.names) - present
+        if "politician" in present:
+            assert "person" not in absent
+        if "city" in present:
+            assert "location" not in absent
+
+
+def test_a_corpus_with_a_label_set_is_asked_for_its_own_labels(cards):
+    labels = {"mine": LabelSet.of(["politician", "city", "year", "gene", "film"])}
+    config = MixtureConfig(p_foreign=0, p_rename=0, p_broader=0, p_symbol=0)
+    for question in draw(cards, config=config, labels=labels):
+        assert set(question.labels.names) <= set(labels["mine"].names)
+
+
+def test_every_way_of_asking_occurs(cards):
+    labels = {"mine": LabelSet.of(["politician", "city", "year", "gene"])}
+    questions = draw(cards, 600, config=MixtureConfig(p_symbol=0.1), labels=labels)
+    names = {name for question in questions for name in question.labels.names}
+    assert {"statesman", "town", "person", "type A"} <= names
+    texts = {question.example.text for question in questions}
+    assert "Mayor Anna Berg left Oslo in 1990." in texts
+    assert "mayor anna berg left oslo in 1990" in texts
+    assert any(question.demonstrations for question in questions)
+    assert any(label.definition for question in questions for label in question.labels)
+
+
+def test_long_passages_are_cut_outside_entities(cards):
+    row = Example.from_tags(["w"] * 20, ["O"] * 9 + ["B-gene", "I-gene"] + ["O"] * 9)
+    mixture = Mixture({"long": [row]}, {}, cards, MixtureConfig(max_words=10, p_merge=0))
+    for question in itertools.islice(mixture.questions(0), 20):
+        assert len(question.example.words) <= 10
+
+
+def test_shares_and_probabilities_are_checked(cards):
+    with pytest.raises(RecipeError, match="unknown corpora"):
+        Mixture({"mine": ROWS}, {}, cards, MixtureConfig(shares={"other": 0.5}))
+    with pytest.raises(RecipeError, match="p_lower"):
+        MixtureConfig(p_lower=2)
+    with pytest.raises(RecipeError, match="at least one corpus"):
+        Mixture({}, {})
+
+
+def test_a_malformed_card_is_named(tmp_path):
+    path = tmp_path / "cards.jsonl"
+    path.write_text('["a", "b", [], "none"]\n["a"]\n')
+    with pytest.raises(DataError, match=r"cards.jsonl:2"):
+        Cards.read(path)

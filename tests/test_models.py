@@ -1,0 +1,109 @@
+"""Models load from folders of every kind, say what is wrong with them, and run no foreign code."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from conftest import build_module
+from peft import LoraConfig, get_peft_model
+
+import nomina
+from nomina.errors import FormatError, ModelError
+from nomina.models import LanguageModel, ModelConfig, load_model, write_config
+
+
+@pytest.fixture
+def folder(tmp_path, byte_tokenizer):
+    model = LanguageModel(build_module("llama"), byte_tokenizer, ModelConfig(format="inline"))
+    model.save(tmp_path / "full")
+    return tmp_path / "full"
+
+
+@pytest.fixture
+def adapter(folder, tmp_path, byte_tokenizer):
+    module = get_peft_model(
+        build_module("llama"), LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    )
+    module.save_pretrained(tmp_path / "adapter")
+    write_config(tmp_path / "adapter", ModelConfig(base=str(folder)))
+    return tmp_path / "adapter"
+
+
+def test_a_full_model_loads_and_tags(folder):
+    tagger = nomina.load(folder, dtype="float32")
+    assert tagger.model.config.format == "inline"
+    assert tagger("did george act", ["actor"]).text == "did george act"
+    assert nomina.load(folder, format="gner").model.format.name == "gner"
+
+
+def test_an_adapter_is_merged_into_its_base(adapter, folder):
+    base = load_model(folder, torch.float32)
+    tuned = load_model(adapter, torch.float32)
+    name = "model.layers.0.self_attn.q_proj.weight"
+    assert not torch.equal(base.module.state_dict()[name], tuned.module.state_dict()[name])
+    assert not any("lora" in key for key in tuned.module.state_dict())
+
+
+def test_a_t5_model_loads(tmp_path, unigram_tokenizer):
+    module = build_module("t5", max(400, len(unigram_tokenizer)))
+    LanguageModel(module, unigram_tokenizer).save(tmp_path / "GNER-T5-tiny")
+    (tmp_path / "GNER-T5-tiny" / "nomina.json").unlink(missing_ok=True)
+    model = load_model(tmp_path / "GNER-T5-tiny", torch.float32)
+    assert model.is_encoder_decoder
+    assert (model.config.format, model.config.template) == ("gner", "plain")
+
+
+def test_published_llama_checkpoints_get_their_wrapper(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "GNER-LLaMA")
+    (tmp_path / "GNER-LLaMA" / "nomina.json").unlink(missing_ok=True)
+    model = load_model(tmp_path / "GNER-LLaMA", torch.float32)
+    assert (model.config.format, model.config.template) == ("gner", "inst")
+
+
+def test_a_truncated_file_is_one_sentence(folder):
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ModelError, match="incomplete"):
+        load_model(folder)
+
+
+def test_pickles_are_not_read(folder):
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="cannot be read"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "nowhere"])
+def test_a_missing_model_is_named(name):
+    with pytest.raises(ModelError, match="there is no model"):
+        load_model(name)
+
+
+def test_a_hub_id_without_network_says_so(monkeypatch):
+    monkeypatch.setenv("NOMINA_OFFLINE", "1")
+    with pytest.raises(ModelError, match="hub"):
+        load_model("nobody/has-this-model")
+
+
+def test_an_empty_folder_and_a_bad_config_are_named(folder, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelError, match="not a model"):
+        load_model(tmp_path / "empty")
+    (folder / "nomina.json").write_text(json.dumps({"formt": "inline"}))
+    with pytest.raises(ModelError, match="formt"):
+        load_model(folder)
+    (folder / "nomina.json").write_text(json.dumps({"format": "xml"}))
+    with pytest.raises((ModelError, FormatError), match="xml"):
+        load_model(folder)
+
+
+def test_pieces_are_encoded_as_inside_a_text(unigram_tokenizer, byte_tokenizer):
+    for tokenizer, family in ((unigram_tokenizer, "t5"), (byte_tokenizer, "llama")):
+        module = build_module(family, max(400, len(tokenizer)))
+        model = LanguageModel(module, tokenizer)
+        whole = tokenizer.encode("did george act", add_special_tokens=False)
+        pieces = [model.encode_piece(piece) for piece in ("did", " george", " act")]
+        assert [token for piece in pieces for token in piece][-4:] == whole[-4:]
