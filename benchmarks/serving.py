@@ -198,8 +198,9 @@ def load(options: argparse.Namespace) -> None:
     tagger = make_tagger(options)
     labels = LabelSet.of(LABELS)
     times: list[float] = []
-    for _ in tagger.pipe_many([(TEXTS[0], labels)], threshold=0.0):
-        pass
+    for text in TEXTS:  # warm
+        for _ in tagger.pipe_many([(text, labels)], threshold=0.0):
+            pass
     started = time.perf_counter()
     while time.perf_counter() - started < options.seconds:
         at = time.perf_counter()
@@ -228,7 +229,7 @@ def load(options: argparse.Namespace) -> None:
 
     with server(options) as (port, pid):
         asyncio.run(clients(port, 4))  # warm
-        for count in (1, 8, 64):
+        for count in options.clients:
             times, took = asyncio.run(clients(port, count))
             rate = len(times) / took
             show(
@@ -411,6 +412,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else "")
     parser.add_argument("command", choices=["load", "abuse", "term", "serve"])
     parser.add_argument("--model", default="scripted", help="scripted, default, or a name")
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 64])
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--batch-ms", type=float, default=20.0)
     parser.add_argument("--text-ms", type=float, default=1.0)

@@ -13,6 +13,7 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import PurePath
 
 from nomina.batching import (
     Batcher,
@@ -156,7 +157,7 @@ class Service:
         self.config = config
         self.limits = limits = config.limits
         self.metrics = Metrics()
-        self.name = tagger.name
+        self.name = _public_name(tagger.name)
         self.default_threshold = _default_threshold(tagger)
         queue = QueueConfig(limits.max_waiting_texts, limits.max_waiting_chars)
         self.batcher = Batcher(tagger, queue, self.metrics)
@@ -329,6 +330,11 @@ async def in_time(awaitable: Awaitable[Message], until_s: float) -> Message:
 def _hash(token: str) -> bytes:
     # Equal lengths, so that a comparison's time does not tell a token's length
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
+
+
+def _public_name(name: str) -> str:
+    """Return a model's name without the folders it lies in, which concern nobody outside."""
+    return PurePath(name).name if name.startswith(("/", ".", "~")) or "\\" in name else name
 
 
 def _default_threshold(tagger: Tagger) -> float:

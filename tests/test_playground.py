@@ -7,6 +7,7 @@ import re
 import shutil
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -34,7 +35,8 @@ pytestmark = [
 class LexiconTagger(ScriptedTagger):
     """Finds the words of a small list; knows the page's first example and odd scripts."""
 
-    name = "nomina-270m"
+    name = "lexicon"
+    model = SimpleNamespace(config=SimpleNamespace(threshold=0.5))
     words = (
         ("george clooney", "actor", 0.97),
         ("denis villeneuve", "director", 0.95),
@@ -152,7 +154,7 @@ class Page:
         return [x["message"] for x in self.driver.get_log("browser") if x["level"] == "SEVERE"]
 
     def shot(self, name, full=False):
-        """Write a screenshot where `NOMINA_SHOTS` says, for the docs; else nowhere."""
+        """Write a screenshot to the folder `NOMINA_SHOTS`, if there is one, to be looked at."""
         if folder := os.environ.get("NOMINA_SHOTS"):
             options = {"captureBeyondViewport": full, "format": "png"}
             data = self.driver.execute_cdp_cmd("Page.captureScreenshot", options)["data"]
@@ -177,8 +179,7 @@ def test_the_first_example_is_shown_at_once(page):
         ("2004", "year"),
     ]
     assert re.fullmatch(r"7 entities, 1 more below 0\.50 in \d+\.\d\d s", page.status)
-    assert page.get("model").text == "nomina-270m"
-    page.shot("playground.png")
+    assert page.get("model").text == "lexicon"
 
 
 def test_from_typing_to_marks(page):
@@ -258,7 +259,6 @@ def test_hover_and_keys_show_the_score(page):
     mark = page.driver.find_element(By.TAG_NAME, "mark")
     actions.move_to_element(mark).perform()
     assert page.get("tip").text == "city · 0.90\na large town\ncharacters 5 to 10"
-    page.shot("playground-hover.png")
     actions.move_to_element(page.get("results-title")).perform()
     assert not page.get("tip").is_displayed()
     page.get("tab-text").send_keys(Keys.TAB)  # one stop for all entities
@@ -306,7 +306,6 @@ def test_table_json_and_legend(page):
     page.driver.find_element(By.CSS_SELECTOR, '[data-key="text"] button').click()
     page.driver.find_element(By.CSS_SELECTOR, '[data-key="text"] button').click()
     assert [row[0] for row in page.table()] == ["Rome", "Paris"]
-    page.shot("playground-table.png")
     page.get("tab-table").send_keys(Keys.ARROW_RIGHT)
     data = json.loads(page.get("json").text)
     assert data["text"] == "from Paris to Rome"
@@ -332,7 +331,6 @@ def test_curl_and_python_do_the_same(page, site):
     assert site[0].label_sets[-1][0].definition == "a 'large' town"
     import contextlib
     import io
-    from types import SimpleNamespace
     from unittest import mock
 
     from nomina.client import Client
@@ -476,7 +474,7 @@ def test_every_width_and_theme_can_be_read(driver, site, theme, size):
             .filter(x => x[1] < 13)"""
         )
         assert small == []
-        page.shot(f"playground-{theme}-{size[0]}.png", full=size[0] < 1000)
+        page.shot(f"{theme}-{size[0]}.png", full=size[0] < 1000)
     finally:
         driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
@@ -510,3 +508,36 @@ def test_a_long_text_stays_quick(page):
     page.type(text, ["city"])
     page.wait(lambda: len(page.marks()) == 300)
     assert page.get("marked").get_attribute("textContent") == text
+
+
+@pytest.mark.skipif("NOMINA_SHOTS_MODEL" not in os.environ, reason="needs a model to show")
+def test_screenshots_for_the_docs(driver):
+    """NOMINA_SHOTS=docs/images NOMINA_SHOTS_MODEL=... pytest tests/test_playground.py -k docs."""
+    import nomina
+
+    def choose(page, number):
+        page.driver.find_elements(By.CSS_SELECTOR, "#examples button")[number].click()
+        time.sleep(0.1)
+        page.wait(lambda: re.search(r"in [\d.]+ s$", page.status), 120)
+        page.driver.execute_script("document.activeElement.blur()")
+        time.sleep(0.4)
+
+    tagger = nomina.load(os.environ["NOMINA_SHOTS_MODEL"] or None)
+    with running(tagger) as server:
+        url = f"http://127.0.0.1:{server.port}/"
+        page = Page(driver, url, (1280, 720))
+        choose(page, 3)
+        page.shot("playground.png")
+        mark = driver.find_elements(By.TAG_NAME, "mark")[1]
+        webdriver.ActionChains(driver).move_to_element(mark).perform()
+        page.shot("playground-hover.png")
+        page.get("tab-table").click()
+        page.shot("playground-table.png")
+        page.get("tab-code").click()
+        page.shot("playground-code.png")
+        features = [{"name": "prefers-color-scheme", "value": "dark"}]
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+        page = Page(driver, url, (390, 844))
+        choose(page, 0)
+        page.shot("playground-phone.png", full=True)
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})

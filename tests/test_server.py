@@ -12,9 +12,13 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
+from random import Random
 
 import pytest
 import typer
+from hypothesis import given
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 pytest.importorskip("fastapi", reason="needs nomina[serve]")
@@ -32,7 +36,7 @@ from nomina.server_config import (
     is_loopback,
     read_tokens,
 )
-from nomina.server_messages import document_answer
+from nomina.server_messages import Problem, document_answer, parse_request
 
 TOKEN = "a-token-of-the-tests-0123456789"
 
@@ -383,6 +387,75 @@ def test_what_is_not_http_is_answered_and_closed(strict_server, data):
     assert answer.count(b"HTTP/1.1 4") == 1
 
 
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=8,
+)
+FIELDS = st.fixed_dictionaries(
+    {"texts": st.lists(st.text(max_size=9), max_size=3) | JSON},
+    optional={
+        "labels": st.lists(st.text(max_size=9), max_size=3)
+        | st.dictionaries(st.text(max_size=9), st.text(max_size=9) | JSON, max_size=3)
+        | JSON,
+        "threshold": st.floats() | JSON,
+        "offset_unit": st.sampled_from(["codepoint", "utf16", "byte"]),
+        "model": st.text(max_size=9),
+    },
+)
+
+
+@given(st.binary(max_size=60) | (FIELDS | JSON).map(json.dumps).map(str.encode))
+def test_any_body_is_a_request_or_a_problem(body):
+    """Also what has NaN, half surrogates, odd types and names: never another error, never a 5xx."""
+    found = None
+    try:
+        request, labels = parse_request(body, LIMITS)
+    except Problem as problem:
+        found = problem
+    if found is not None:
+        assert 400 <= found.status < 500
+        json.loads(found.response().body)
+    else:
+        assert labels
+        assert [text.encode() for text in request.texts]
+
+
+def test_broken_requests_do_no_harm(strict_server):
+    """A right request with bytes lost, doubled, changed and cut, 300 times."""
+    random = Random(7)
+    body = b'{"texts": ["in Paris"], "labels": ["city"]}'
+    right = (
+        b"POST /v1/extract HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+        b"accept: application/json\r\nconnection: close\r\ncontent-length: 43\r\n\r\n" + body
+    )
+    statuses = Counter()
+    for _ in range(300):
+        data = bytearray(right)
+        for _ in range(random.choice((0, 1, 1, 2, 5))):
+            at = random.randrange(len(data))
+            how = random.randrange(4)
+            if how == 0:
+                del data[at : at + random.randrange(1, 9)]
+            elif how == 1:
+                data[at:at] = data[at : at + random.randrange(1, 40)]
+            elif how == 2:
+                data[at] = random.randrange(256)
+            else:
+                del data[at:]
+            data = data or bytearray(b"x")
+        with socket.create_connection(("127.0.0.1", strict_server.port), timeout=5) as connection:
+            with contextlib.suppress(ConnectionError):
+                connection.sendall(data)
+                if not data.endswith(body):  # what waits for more is told that there is none
+                    connection.shutdown(socket.SHUT_WR)
+                statuses[connection.recv(65536)[9:12]] += 1
+    assert statuses[b"200"] > 50
+    assert {status for status in statuses if status >= b"5"} == set(), statuses
+    assert extract(strict_server, ["Rome"])[0] == 200
+    assert not strict_server._service._clients
+
+
 def test_a_large_body_is_refused_with_an_answer(strict_server):
     size = 30_000_000  # sent whole by http.client before it reads
     headers = {"content-type": "application/json"}
@@ -535,6 +608,15 @@ def test_health_models_and_metrics(server):
     ):
         assert name in text
     assert "/some" not in text
+
+
+def test_a_folder_is_not_told():
+    tagger = ScriptedTagger()
+    tagger.name = "/home/somebody/models/my-model"
+    service = create_app(tagger).state.service
+    assert service.name == "my-model"
+    tagger.name = "owner/name"
+    assert create_app(tagger).state.service.name == "owner/name"
 
 
 def test_security_headers_are_on_every_answer(server):

@@ -127,6 +127,7 @@ async function showModel() {
   try {
     const [model] = await models();
     limits = model.limits;
+    setThreshold(model.default_threshold);
     get("model").textContent = model.id;
   } catch (error) {
     if (error.status === 401) askForToken();

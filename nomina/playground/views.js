@@ -204,7 +204,7 @@ export class Views {
       const label = el("td", { class: "label" }, entity.label);
       label.style.setProperty("--h", this.labels.hue(entity.label));
       return el("tr", {},
-        el("td", { dir: "auto" }, entity.text), label,
+        el("td", {}, el("bdi", {}, entity.text)), label,
         el("td", { class: "number" }, entity.score.toFixed(2)),
         el("td", { class: "number" }, String(entity.start)),
         el("td", { class: "number" }, String(entity.end)));
