@@ -570,6 +570,30 @@ def test_a_client_that_leaves_frees_its_work(accept):
         assert b"nomina_clients_gone_total 1.0" in ask(server, "GET", "/metrics")[2]
 
 
+@pytest.mark.parametrize("accept", ["application/json", "application/x-ndjson"])
+def test_a_client_that_takes_nothing_is_cut_off(accept):
+    with running(config=ServerConfig(port=0, limits=Limits(write_timeout_s=0.3))) as server:
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.connect(("127.0.0.1", server.port))
+            body = json.dumps({"texts": ["a" * 49_000] * 160, "labels": ["x"]}).encode()
+            head = (
+                "POST /v1/extract HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+                f"accept: {accept}\r\ncontent-length: {len(body)}\r\n\r\n"
+            )
+            connection.sendall(head.encode() + body)
+            until = time.monotonic() + 8
+            service = server._service
+            while (
+                b'rejected_total{reason="slow-client"} 1.0' not in ask(server, path="/metrics")[2]
+            ):
+                assert time.monotonic() < until
+                time.sleep(0.05)
+            while service._clients or service.batcher.waiting_texts:
+                assert time.monotonic() < until
+                time.sleep(0.01)
+
+
 def test_idle_connections_make_room():
     limits = Limits(max_connections=20)
     with running(config=ServerConfig(port=0, limits=limits)) as server:
