@@ -23,12 +23,14 @@ from nomina.errors import (
 from nomina.labels import read_labels
 
 if TYPE_CHECKING:
+    from nomina.client import Client
     from nomina.engine import EngineConfig
     from nomina.extractor import Tagger, load
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Client",
     "DataError",
     "Document",
     "EngineConfig",
@@ -51,7 +53,12 @@ __all__ = [
     "read_labels",
 ]
 
-_LAZY = {"EngineConfig": "nomina.engine", "Tagger": "nomina.extractor", "load": "nomina.extractor"}
+_LAZY = {
+    "Client": "nomina.client",
+    "EngineConfig": "nomina.engine",
+    "Tagger": "nomina.extractor",
+    "load": "nomina.extractor",
+}
 
 
 def __getattr__(name: str) -> Any:

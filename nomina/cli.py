@@ -12,7 +12,7 @@ import sys
 import typer
 
 import nomina
-from nomina.commands import aligning, convert, extract, models, scoring, train
+from nomina.commands import aligning, convert, extract, models, scoring, serving, train
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -38,7 +38,7 @@ def _main(
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-for _room in (extract, scoring, aligning, convert, train, models):
+for _room in (extract, scoring, aligning, convert, train, serving, models):
     _room.register(app)
 
 

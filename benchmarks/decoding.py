@@ -1,0 +1,138 @@
+"""How fast decoding is against what it replaces, on one model and the same sentences, in one run.
+
+Alternates between the systems, several rounds, and prints the median of each as JSON:
+
+- `generate`: transformers' own greedy decoding of the same completion format, one sentence a call;
+- `plain`: the grounded rule one choice at a time, with a cache of keys and values;
+- `engine`: drafts and readings, batched, shared prefix;
+- `single`: the same, one sentence a call;
+- `floor`: one teacher-forced reading of sentence and completion behind the shared prefix, batched.
+
+    python benchmarks/decoding.py --sentences 16 --rounds 5
+"""
+
+import argparse
+import json
+import random
+import statistics
+import time
+
+import torch
+
+import nomina
+from nomina.corpora import read_corpus
+from nomina.engine import Draft, Engine, PackedReader, Request, Usage, decode_plain
+from nomina.entities import LabelSet
+from nomina.formats import Sentence
+from nomina.grounding import Grounding
+
+
+def build(model, corpus, count):
+    names = [name for name in corpus.labels.names if name != "miscellaneous"]
+    labels = LabelSet.of(names)
+    requests = []
+    for example in random.Random(0).sample(corpus.examples, count):
+        sentence = Sentence.of(example.text, example.offsets)
+        prompt = model.format.prompt(sentence, labels, False)
+        grounding = Grounding(model.format, sentence, labels.names, model.lexicon)
+        ids = tuple(model.prefix_ids(prompt)), tuple(model.sentence_ids(prompt))
+        requests.append(Request(*ids, grounding))
+    return requests
+
+
+def read_once(engine, requests, paths):
+    """Read finished completions once: what verifying a perfect draft costs."""
+    reader = PackedReader(engine.model, engine.config)
+    drafts = []
+    for slot, (request, path) in enumerate(zip(requests, paths, strict=True)):
+        draft = Draft(request)
+        draft._guesses = {fork.key: choice for fork, choice, _ in path}
+        draft._write()
+        drafts.append((slot, draft))
+    with torch.inference_mode():
+        step = engine.config.max_rows
+        for start in range(0, len(drafts), step):
+            group = [(slot % step, d) for slot, d in drafts[start : start + step] if d.open]
+            for slot, draft in group:
+                reader.open(slot, draft.request)
+            if group:
+                reader.read([d for _, d in group], [slot for slot, _ in group])
+
+
+@torch.inference_mode()
+def generate(model, requests, paths):
+    tokens = 0
+    for request, path in zip(requests, paths, strict=True):
+        ids = torch.tensor([[*request.prefix_ids, *request.sentence_ids]])
+        fork = request.grounding.start()
+        length = len(fork.forced) + sum(1 + len(f.take(c).forced) for f, c, _ in path)
+        # As many tokens as the right completion has, so that slips cost neither side.
+        model.module.generate(ids, max_new_tokens=length, min_new_tokens=length, do_sample=False)
+        tokens += length
+    return tokens
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", default="crossner_ai:dev")
+    parser.add_argument("--model", default=None)
+    parser.add_argument("--sentences", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--generate", type=int, default=2, help="sentences for `generate`")
+    options = parser.parse_args()
+    tagger = nomina.load(options.model)
+    model, corpus = tagger.model, read_corpus(options.data)
+    requests = build(model, corpus, options.sentences)
+    engine = Engine(model)
+    paths = list(engine.decode(requests))  # warms everything up
+    seconds = {name: [] for name in ("generate", "plain", "engine", "single", "floor")}
+    few = options.generate
+    for _ in range(options.rounds):
+        for name in seconds:
+            requests = build(model, corpus, options.sentences)  # forks are remembered: start anew
+            began = time.perf_counter()
+            count = options.sentences
+            if name == "generate":
+                generate(model, requests[:few], paths)
+                count = few
+            elif name == "plain":
+                count = min(4, count)
+                have = [decode_plain(model, request) for request in requests[:count]]
+            elif name == "engine":
+                engine.usage = Usage()
+                have = list(engine.decode(requests))
+            elif name == "single":
+                for request in requests[:4]:
+                    list(Engine.decode(engine, [request]))
+                count = 4
+            else:
+                read_once(engine, requests, paths)
+            seconds[name].append((time.perf_counter() - began) / count)
+            if name == "engine":
+                usage = vars(engine.usage)
+    median = {name: statistics.median(values) for name, values in seconds.items()}
+    same = sum(
+        [c for _, c, _ in one] == [c for _, c, _ in other]
+        for one, other in zip(paths, have, strict=False)
+    )
+    print(
+        json.dumps(
+            {
+                "data": options.data,
+                "threads": torch.get_num_threads(),
+                "dtype": str(model.module.dtype),
+                "ms_per_sentence": {name: round(1000 * value, 1) for name, value in median.items()},
+                "generate / engine": round(median["generate"] / median["engine"], 1),
+                "plain / engine": round(median["plain"] / median["engine"], 2),
+                "engine / floor": round(median["engine"] / median["floor"], 2),
+                "reads per sentence": round(usage["reads"] / usage["requests"], 2),
+                "tokens / floor tokens": round(usage["tokens"] / usage["floor_tokens"], 2),
+                "equal runs": f"{same} of {len(have)}",
+            },
+            indent=2,
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

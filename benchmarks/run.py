@@ -1,0 +1,26 @@
+"""Print every number that the README claims, one command after the other (about 20 minutes)."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+DATA = os.environ.get("NOMINA_DATA", "")
+PREDICTIONS = f"{DATA}/gner_t5_base_predictions/dev700.jsonl.gz"
+NOMINA = [sys.executable, "-m", "nomina.cli"]
+COMMANDS = [
+    [*NOMINA, "evaluate", "--limit", "100", "--metric", "gner,strict", "--no-errors",
+     "--output", "runs/bench"],
+    [*NOMINA, "score", PREDICTIONS, "--metric", "gner", "--no-errors"],
+    [*NOMINA, "score", PREDICTIONS, "--metric", "gner", "--no-errors", "--alignment", "best"],
+    [sys.executable, "benchmarks/decoding.py"],
+    [sys.executable, "benchmarks/corpora.py", "--offsets"],
+]  # fmt: skip
+
+if __name__ == "__main__":
+    if not DATA:
+        sys.exit("set NOMINA_DATA to the folder of the corpora")
+    os.chdir(Path(__file__).parent.parent)
+    for command in COMMANDS:
+        print("$", " ".join(command), flush=True)
+        subprocess.run(command, check=True)
