@@ -8,7 +8,7 @@ import shutil
 import pytest
 import torch
 from conftest import build_module
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 
 import nomina
 from nomina.errors import FormatError, ModelError
@@ -44,6 +44,9 @@ def test_an_adapter_is_merged_into_its_base(adapter, folder):
     tuned = load_model(adapter, torch.float32)
     name = "model.layers.0.self_attn.q_proj.weight"
     assert not torch.equal(base.module.state_dict()[name], tuned.module.state_dict()[name])
+    want = PeftModel.from_pretrained(base.module, adapter).merge_and_unload().state_dict()
+    have = tuned.module.state_dict()
+    assert all(torch.allclose(want[key], have[key], atol=1e-6) for key in want)
     assert not any("lora" in key for key in tuned.module.state_dict())
 
 
