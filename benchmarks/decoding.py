@@ -62,7 +62,7 @@ def read_once(engine, requests, paths):
 @torch.inference_mode()
 def generate(model, requests, paths):
     tokens = 0
-    for request, path in zip(requests, paths, strict=True):
+    for request, path in zip(requests, paths, strict=False):
         ids = torch.tensor([[*request.prefix_ids, *request.sentence_ids]])
         fork = request.grounding.start()
         length = len(fork.forced) + sum(1 + len(f.take(c).forced) for f, c, _ in path)
