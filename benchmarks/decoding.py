@@ -97,10 +97,10 @@ def main():
                 count = few
             elif name == "plain":
                 count = min(4, count)
-                have = [decode_plain(model, request) for request in requests[:count]]
+                plain = [decode_plain(model, request) for request in requests[:count]]
             elif name == "engine":
                 engine.usage = Usage()
-                have = list(engine.decode(requests))
+                list(engine.decode(requests))
             elif name == "single":
                 for request in requests[:4]:
                     list(Engine.decode(engine, [request]))
@@ -113,7 +113,7 @@ def main():
     median = {name: statistics.median(values) for name, values in seconds.items()}
     same = sum(
         [c for _, c, _ in one] == [c for _, c, _ in other]
-        for one, other in zip(paths, have, strict=False)
+        for one, other in zip(paths, plain, strict=False)
     )
     print(
         json.dumps(
@@ -127,7 +127,7 @@ def main():
                 "engine / floor": round(median["engine"] / median["floor"], 2),
                 "reads per sentence": round(usage["reads"] / usage["requests"], 2),
                 "tokens / floor tokens": round(usage["tokens"] / usage["floor_tokens"], 2),
-                "equal runs": f"{same} of {len(have)}",
+                "engine equals plain": f"{same} of {len(plain)}",
             },
             indent=2,
         )
