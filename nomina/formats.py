@@ -148,6 +148,18 @@ class Format(Protocol):
         """
 
 
+def _definition_lines(labels: LabelSet) -> list[str]:
+    """Return `name: definition; e.g. examples` of each label that has either."""
+    lines = []
+    for label in labels:
+        parts = [label.definition] if label.definition else []
+        if label.examples:
+            parts.append("e.g. " + ", ".join(label.examples))
+        if parts:
+            lines.append(f"{label.name}: " + "; ".join(parts))
+    return lines
+
+
 DONE = State("done", -1)
 GoldSpans = dict[int, tuple[int, int]]  # first word -> (end, label index)
 
@@ -211,12 +223,7 @@ class InlineFormat:
         """Render a prompt: one short line of labels, what defines them, examples, the text."""
         lines = ["Types: " + "; ".join(labels.names)]
         if definitions:
-            for label in labels:
-                parts = [label.definition] if label.definition else []
-                if label.examples:
-                    parts.append("e.g. " + ", ".join(label.examples))
-                if parts:
-                    lines.append(f"- {label.name}: " + "; ".join(parts))
+            lines += [f"- {line}" for line in _definition_lines(labels)]
         for example in demonstrations:
             shown = Sentence.of(example.text, example.offsets)
             spans = [span for span in example.spans if span.label in labels.names]
@@ -285,7 +292,9 @@ class InlineFormat:
         pairs: list[tuple[str, str]] = []
         position = 0
         for match in _INLINE_ENTITY.finditer(completion):
-            pairs += [(word, "O") for word in _plain_words(completion[position : match.start()])]
+            pairs += [
+                (word, "O") for word in _plain_words(completion[position : match.start("open")])
+            ]
             label = _unescape(match["label"])
             words = _plain_words(match["text"])
             pairs += [(word, ("I-" if i else "B-") + label) for i, word in enumerate(words)]
@@ -386,12 +395,7 @@ class GnerFormat:
         names = ", ".join(labels.names)
         lines = [_GNER_INSTRUCTION, f"Use the specific entity tags: {names} and O."]
         if definitions:
-            for label in labels:
-                parts = [label.definition] if label.definition else []
-                if label.examples:
-                    parts.append("e.g. " + ", ".join(label.examples))
-                if parts:
-                    lines.append(f"{label.name}: " + "; ".join(parts))
+            lines += _definition_lines(labels)
         for example in demonstrations:
             shown = Sentence.of(example.text, example.offsets)
             spans = [span for span in example.spans if span.label in labels.names]

@@ -70,7 +70,7 @@ class MixtureConfig:
         p_natural: Restore the spacing that people write.
         p_lower: Lower-case the text; half of these lose their punctuation too.
         p_typos: Misspell some words, as OCR and chats do.
-        max_words: Longer passages are cut at a word outside an entity (counted by the reader).
+        max_words: Longer passages are cut at a word outside an entity; the rest is not asked.
     """
 
     temperature: float = 0.35

@@ -381,6 +381,7 @@ class Progress:
         tokens: Tokens seen by all processes, without padding.
         questions: Questions seen.
         seconds: Since the start of this process.
+        num_too_long: Questions that this process drew and left out for their length.
     """
 
     step: int
@@ -388,6 +389,7 @@ class Progress:
     tokens: int
     questions: int
     seconds: float
+    num_too_long: int = 0
 
 
 def train(recipe: Recipe, report: Callable[[Progress], None] | None = None) -> Path:
@@ -450,7 +452,8 @@ def train(recipe: Recipe, report: Callable[[Progress], None] | None = None) -> P
     objective = Objective(module, recipe.objective).train()
     # Each resumption draws questions of its own: the sequence is not replayed.
     seed = recipe.seed + rank + 1000 * first
-    batches = iter(Batches(model, mixture, recipe.batch_tokens, seed, recipe.max_length, 256))
+    source = Batches(model, mixture, recipe.batch_tokens, seed, recipe.max_length, 256)
+    batches = iter(source)
     began, tokens, questions = time.monotonic(), 0, 0
     for step in range(first, recipe.steps):
         rate = recipe.learning_rate * (1 - 0.97 * step / recipe.steps)
@@ -469,7 +472,8 @@ def train(recipe: Recipe, report: Callable[[Progress], None] | None = None) -> P
             if report is not None:
                 loss_mean = sum(losses) / len(losses)
                 seconds = time.monotonic() - began
-                report(Progress(step + 1, loss_mean, tokens, questions, seconds))
+                skipped = source.num_too_long
+                report(Progress(step + 1, loss_mean, tokens, questions, seconds, skipped))
             if (step + 1) % recipe.save_every == 0:
                 _save_checkpoint(checkpoint, step + 1, masters, optimizer)
     if rank == 0:

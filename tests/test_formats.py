@@ -61,6 +61,16 @@ def test_inline_escapes_what_is_markup():
     assert target(get_format("inline"), sentence, ["x"], []) == r"a \[b\] \\c"
 
 
+def test_a_backslash_before_an_entity_is_kept():
+    # Hypothesis found it: the escaped backslash was taken for part of the opening bracket.
+    assert get_format("inline").parse("\\\\[0](x) a\\\\[b](y)") == [
+        ("\\", "O"),
+        ("0", "B-x"),
+        ("a\\", "O"),
+        ("b", "B-y"),
+    ]
+
+
 @pytest.mark.parametrize("text", ["a [b](c", "a ]b", "[a] b", "[a [b](c)](d)", "[](c)"])
 def test_inline_refuses_brackets_without_partner(text):
     with pytest.raises(FormatError, match="partner"):

@@ -82,7 +82,7 @@ def register(app: typer.Typer) -> None:
 
                 def show(now: training.Progress) -> None:
                     speed = now.tokens / max(now.seconds, 1e-9)
-                    text = f"loss {now.loss:.3f}  {speed:.0f} tokens/s"
+                    text = f"loss {now.loss:.3f}  {speed:.0f} tokens/s  {now.num_too_long} too long"
                     bar.update(task, completed=now.step, description=text)
 
                 folder = training.train(plan, show)
