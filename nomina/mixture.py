@@ -63,6 +63,9 @@ class MixtureConfig:
         p_foreign: Add absent types of other corpora that mean something else.
         p_rename: Ask for a label under another name.
         p_broader: Ask for the broader kind of fine types.
+        p_general: Ask for a kind beside its finer types, over passages of open types: what has a
+            finer type keeps it, so the most specific label wins (as in CrossNER, where a musician
+            is no `person`).
         p_define: Show definitions.
         p_demonstrate: Show one or two solved examples of the same corpus.
         p_symbol: Hide a defined label behind a symbol (symbol tuning, Wei et al. 2023).
@@ -81,6 +84,7 @@ class MixtureConfig:
     p_foreign: float = 0.25
     p_rename: float = 0.2
     p_broader: float = 0.08
+    p_general: float = 0.35
     p_define: float = 0.25
     p_demonstrate: float = 0.03
     p_symbol: float = 0.02
@@ -110,6 +114,14 @@ class Card:
     definition: str
     synonyms: tuple[str, ...]
     broader: str
+
+
+# Kinds that the cards take for highest, and what they are kinds of in label sets of few, broad types.
+_TOP_KINDS = {
+    "country": "location", "city": "location", "facility": "location", "company": "organization",
+    "team": "organization", "book": "work of art", "song": "work of art", "film": "work of art",
+    "software": "product", "vehicle": "product", "drug": "chemical", "sport": "event",
+}  # fmt: skip
 
 
 class Cards:
@@ -145,6 +157,14 @@ class Cards:
     def names(self) -> list[str]:
         """Return the names of all labels that have a card."""
         return [card.name for card in self._cards.values()]
+
+    def kind(self, name: str) -> str:
+        """Return the broader kind of a label; empty if it has none."""
+        key = normalize_label(name)
+        card = self._cards.get(key)
+        kind = card.broader if card else ""
+        kind = kind if normalize_label(kind) != key else ""
+        return kind or _TOP_KINDS.get(key, "")
 
     def kin(self, name: str) -> frozenset[str]:
         """Return all normalised names that mean the label, or a kind that it belongs to."""
@@ -260,6 +280,8 @@ class Mixture:
         example = _cut(example, config.max_words)
         labels = self._labels(name, example, rng)
         spans = [span for span in example.spans if span.label in labels]
+        if name not in self.label_sets and not example.labels and rng.random() < config.p_general:
+            labels = self._general({span.label for span in example.spans}, labels, rng)
         example, labels = self._rename(replace(example, spans=tuple(spans)), labels, rng)
         defined = rng.random() < (0.9 if example.labels else config.p_define)
         label_set = self._label_set(labels, example.labels, defined, rng)
@@ -308,6 +330,32 @@ class Mixture:
             if not any(self.cards.may_overlap(label, other) for other in (*avoid, *found)):
                 found.append(label)
         return found
+
+    def _general(
+        self, present: set[str], labels: dict[str, str], rng: random.Random
+    ) -> dict[str, str]:
+        """Add the kind of types that are in the text beside them, or in place of some of them."""
+        fine: dict[str, list[str]] = {}
+        for label in labels:
+            if kind := self.cards.kind(label):
+                fine.setdefault(kind, []).append(label)
+        taken = {normalize_label(label) for label in (*labels, *present)}
+        labels = dict(labels)
+        for kind, members in fine.items():
+            if normalize_label(kind) in taken or not present & set(members) or rng.random() < 0.2:
+                continue
+            # A label that is not below this kind but may mean the same would make it ambiguous;
+            # so would something in the text that is of this kind and not asked for.
+            others = [label for label in (*labels, *present) if label not in members]
+            if any(self.cards.may_overlap(kind, label) for label in others):
+                continue
+            lifted = [label for label in members if rng.random() < 0.4]
+            if len(lifted) == len(members):
+                lifted.pop()
+            labels |= dict.fromkeys(lifted or [kind], kind)
+        items = list(labels.items())
+        rng.shuffle(items)
+        return dict(items)
 
     def _rename(
         self, example: Example, labels: dict[str, str], rng: random.Random
