@@ -75,7 +75,7 @@ def test_people_look(output):
         (["x", "--labels", "a\nb"], 1, "one line"),
         (["x", "--labels", "a", "--output", "xml"], 2, "--output"),
         (["x", "--labels", "a", "--threshold", "3"], 2, "threshold"),
-        (["--labels", "a", "--file", "/nowhere.txt"], 1, "cannot read /nowhere.txt"),
+        (["--labels", "a", "--file", "/nowhere.txt"], 1, "/nowhere.txt: cannot be read"),
         (["x", "--labels-file", "/nowhere.toml"], 1, "nowhere.toml"),
     ],
 )
