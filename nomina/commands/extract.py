@@ -248,10 +248,10 @@ def _is_utf8(text: str) -> bool:
     return True
 
 
-def _load(model: str | None, form: str | None) -> Tagger:
+def _load(model: str | None, form: str | None, consistent: bool = False) -> Tagger:
     import nomina
 
-    return nomina.load(model, format=form)
+    return nomina.load(model, format=form, consistent=consistent)
 
 
 def register(app: typer.Typer) -> None:
@@ -296,6 +296,10 @@ def register(app: typer.Typer) -> None:
             str | None,
             typer.Option("--format", help="gner or inline; the model's own by default."),
         ] = None,
+        consistent: Annotated[
+            bool,
+            typer.Option("--consistent", help="Let mentions of one string in one text agree."),
+        ] = False,
         output: Annotated[
             str, typer.Option(help="table, text, jsonl or html; jsonl if piped, else table.")
         ] = "",
@@ -314,7 +318,7 @@ def register(app: typer.Typer) -> None:
             if skip_errors is not None and str(skip_errors) in files:
                 raise typer.BadParameter(f"--skip-errors would overwrite the input {skip_errors}")
             report = Report() if skip_errors is None else SideFile(skip_errors)
-            tagger = _load(model, form)
+            tagger = _load(model, form, consistent)
             sources = _sources(texts or (), files, report, text_column)
             found = documents(tagger, sources, label_set, threshold=threshold)
             names_files = len(files) > 1 or any(Path(name).is_dir() for name in files)
