@@ -13,8 +13,13 @@ import time
 from pathlib import Path
 
 import nomina
+from nomina.consistency import agree
 from nomina.corpora import read_corpus
-from nomina.entities import Example, join_words
+from nomina.entities import Example, Span, join_words
+from nomina.evaluation import score
+from nomina.predictions import Prediction
+
+SHARES = (1.1, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1, 0.0)
 
 
 def joined(examples, size):
@@ -50,6 +55,20 @@ def predict(name, num_documents, size, cache):
     return rows[: len(documents)]
 
 
+def measure(rows, share):
+    """Return F1, precision, recall and how many entities the rule changed or added."""
+    predictions, num_changed = [], 0
+    for row in rows:
+        gold = tuple(Span(*x) for x in row["gold"] if x[2] != "misc")
+        found = [(Span(a, b, label), p) for a, b, label, p in row["found"]]
+        after = found if share is None else agree(row["words"], found, share)
+        spans = tuple(span for span, _ in after)
+        num_changed += len(set(spans) - {span for span, _ in found})
+        predictions.append(Prediction(row["words"], gold, spans))
+    strict = score(predictions, ["strict"], num_resamples=0)["strict"]
+    return [round(100 * x, 2) for x in (strict.f1, strict.precision, strict.recall)] + [num_changed]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--corpora", nargs="+", default=["wnut17", "ncbi_disease", "crossner_ai"])
@@ -61,7 +80,10 @@ def main():
     for name in options.corpora:
         start = time.perf_counter()
         rows = predict(name, options.documents, options.size, options.cache)
-        print(json.dumps({"set": name, "documents": len(rows), "s": time.perf_counter() - start}))
+        line = {"set": name, "documents": len(rows), "s": round(time.perf_counter() - start, 1)}
+        for share in (None, *SHARES):
+            line["as found" if share is None else f"from {share}"] = measure(rows, share)
+        print(json.dumps(line))
 
 
 if __name__ == "__main__":
