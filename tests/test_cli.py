@@ -101,6 +101,14 @@ def test_bad_files_name_the_line(tmp_path, data, message):
     assert message in result.output
 
 
+def test_mentions_agree_if_asked(tagger, monkeypatch):
+    asked = []
+    monkeypatch.setattr(nomina, "load", lambda name=None, **rest: asked.append(rest) or tagger)
+    lines(run(app, ["extract", "x", "--labels", "actor", "--consistent"]))
+    lines(run(app, ["extract", "x", "--labels", "actor"]))
+    assert [rest["consistent"] for rest in asked] == [True, False]
+
+
 def test_the_demo_shows_three_texts():
     result = run(app, ["demo"])
     assert result.exit_code == 0

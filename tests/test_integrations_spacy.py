@@ -18,6 +18,7 @@ from spacy.tokens import Doc, Span  # noqa: E402
 from spacy.training import Example  # noqa: E402
 
 import nomina  # noqa: E402
+from nomina.corpora import read_examples  # noqa: E402
 from nomina.entities import LabelSet  # noqa: E402
 from nomina.errors import LabelError, ModelError, TextError  # noqa: E402
 from nomina.integrations.spacy import (  # noqa: E402
@@ -204,6 +205,14 @@ def test_documents_keep_their_scores_when_saved(make):
     assert found(Doc(nlp.vocab).from_bytes(doc.to_bytes())) == found(doc) != []
 
 
+def test_nomina_reads_what_it_set_with_scores(make, tmp_path):
+    doc = make()(TEXT)
+    spacy.tokens.DocBin(docs=[doc], store_user_data=True).to_disk(tmp_path / "x.spacy")
+    (example,) = read_examples(tmp_path / "x.spacy")
+    assert [(e.label, e.start, e.end) for e in example.entities()] == [x[:3] for x in found(doc)]
+    assert list(example.extra["scores"]) == [x[3] for x in found(doc)]
+
+
 def test_labels_that_a_config_file_would_lose_are_refused_and_tables_carry_them(make, tmp_path):
     for names in ({"a:b": "x"}, {"#a": ""}, {"[x]": "y"}, ["${a}"]):
         with pytest.raises(LabelError, match="list of tables"):
@@ -236,6 +245,23 @@ def test_labels_that_a_config_file_would_lose_are_refused_and_tables_carry_them(
 def test_bad_settings_are_named(make, config, error, message):
     with pytest.raises(error, match=message):
         make(**config)
+
+
+def test_a_server_finds_entities_too():
+    nlp = spacy.blank("en")
+    pipe = nlp.add_pipe("nomina", config={"labels": ["a"], "model": "http://127.0.0.1:9"})
+    assert isinstance(pipe._tagger, nomina.Client)  # which connects when it is first asked
+    assert pipe._tagger.url == "http://127.0.0.1:9"
+
+
+def test_components_share_a_model(make):
+    nlp = make()
+    config = {"labels": ["city"], "model": nlp.get_pipe("nomina").settings.model, "spans_key": "x"}
+    second = nlp.add_pipe("nomina", name="second", config=config)
+    assert second._tagger is nlp.get_pipe("nomina")._tagger
+    doc = nlp(TEXT)
+    assert {s.label_ for s in doc.spans["x"]} <= {"city"}
+    assert {e.label_ for e in doc.ents} <= set(LABELS)
 
 
 def test_settings_are_changed_by_name(make):
@@ -283,6 +309,10 @@ def test_the_entry_point_is_declared():
     assert callable(room.make_nomina)
 
 
-def test_importing_nomina_loads_no_spacy():
-    code = "import sys, nomina, nomina.cli; sys.exit('spacy' in sys.modules)"
+def test_importing_nomina_loads_no_spacy_and_the_component_no_transformers():
+    # spaCy imports what entry points name as soon as a pipeline is made
+    code = (
+        "import sys, nomina, nomina.cli; assert 'spacy' not in sys.modules; "
+        "import nomina.integrations.spacy; assert 'transformers' not in sys.modules"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

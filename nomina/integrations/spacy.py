@@ -73,7 +73,8 @@ class Settings:
             overlaps them is left out (`doc.ents`), or they stay beside the new ones (span group).
         alignment_mode: What to do with an entity that begins or ends inside a spaCy token: "expand"
             to whole tokens, "contract" to the tokens inside it, leave it out ("strict"); or take
-            spaCy's tokens for words, so that every entity is made of them ("tokens").
+            spaCy's tokens for words, so that every entity is made of them ("tokens"; a server
+            keeps to its own words, and its entities are expanded).
     """
 
     labels: LabelSet
@@ -279,7 +280,8 @@ class NominaPipe(Pipe):  # type: ignore[misc]
                 entity.start,
                 entity.end,
                 label=entity.label,
-                alignment_mode="strict" if mode == "tokens" else mode,
+                # "tokens" fits by itself, unless a server, which is sent no words, finds entities
+                alignment_mode="expand" if mode == "tokens" else mode,
             )
             if span is None:
                 changes.append(_change(entity, None, "no token of spaCy lies within it"))
