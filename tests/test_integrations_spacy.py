@@ -247,6 +247,17 @@ def test_bad_settings_are_named(make, config, error, message):
         make(**config)
 
 
+def test_a_document_that_cannot_be_set_goes_to_the_handler_alone():
+    nlp, pipe = fixed(Fixed(("actor", 0, 3, 0.9)))
+    docs = [nlp.make_doc(text) for text in ("did", "didnt", "did")]
+    seen = []
+    pipe.set_error_handler(lambda name, proc, docs, error: seen.append([d.text for d in docs]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert [doc.text for doc in pipe.pipe(docs)] == ["did", "did"]
+    assert seen == [["didnt"]]
+
+
 def test_a_server_finds_entities_too():
     nlp = spacy.blank("en")
     pipe = nlp.add_pipe("nomina", config={"labels": ["a"], "model": "http://127.0.0.1:9"})
@@ -281,6 +292,9 @@ def test_the_error_handler_gets_what_failed_and_the_rest_goes_on():
     pipe.set_error_handler(lambda name, proc, docs, error: seen.append([d.text for d in docs]))
     assert [doc.text for doc in pipe.pipe(docs)] == ["a", "b", "c"]
     assert seen == [["bad"], ["bad"]]
+
+    with pytest.raises(RuntimeError, match="cannot read bad"):
+        pipe(docs[1])  # spaCy itself handles errors of a call
 
     def upstream():
         yield docs[0]

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
 ALIGNMENT_MODES = ("expand", "contract", "strict", "tokens")
 _SETTINGS_FILE = "nomina.json"
+_INSIDE = "it begins or ends inside a token of spaCy"
 
 if not Span.has_extension("nomina_score"):
     Span.set_extension("nomina_score", default=None)
@@ -217,7 +218,8 @@ class NominaPipe(Pipe):  # type: ignore[misc]
 
     def __call__(self, doc: Doc) -> Doc:
         """Find entities in one document and set them."""
-        return next(iter(self.pipe([doc])))
+        self._set(doc, next(self._find([doc])))
+        return doc
 
     def pipe(self, stream: Iterable[Doc], *, batch_size: int = 128) -> Iterator[Doc]:
         """Find entities in many documents, read together; yields them in order.
@@ -231,21 +233,29 @@ class NominaPipe(Pipe):  # type: ignore[misc]
             the pipeline (`nlp.set_error_handler`), and what comes after them goes on.
         """
         del batch_size
+        handle: Callable[..., None] = self.get_error_handler()
         source = _Source(stream)
+        documents = self._find(source)
         while True:
             try:
-                for document in self._find(source):
-                    doc = source.under_way.popleft()
-                    self._set(doc, document)
-                    yield doc
+                document = next(documents)
+            except StopIteration:
                 return
             except Exception as error:
                 failed = list(source.under_way)
                 if source.is_broken or not failed:
                     raise
                 source.under_way.clear()
-                handle: Callable[..., None] = self.get_error_handler()
                 handle(self.name, self, failed, error)
+                documents = self._find(source)
+                continue
+            doc = source.under_way.popleft()
+            try:
+                self._set(doc, document)
+            except Exception as error:
+                handle(self.name, self, [doc], error)
+            else:
+                yield doc
 
     def _find(self, source: Iterable[Doc]) -> Iterator[Document]:
         settings = self.settings
@@ -284,7 +294,8 @@ class NominaPipe(Pipe):  # type: ignore[misc]
                 alignment_mode="expand" if mode == "tokens" else mode,
             )
             if span is None:
-                changes.append(_change(entity, None, "no token of spaCy lies within it"))
+                whole = "no token of spaCy lies within it"
+                changes.append(_change(entity, None, _INSIDE if mode == "strict" else whole))
             else:
                 aligned.append((entity, span))
         # Two entities in one token become one span: the more probable stays.
@@ -295,8 +306,7 @@ class NominaPipe(Pipe):  # type: ignore[misc]
                 taken.update(range(span.start, span.end))
                 kept.append((span, entity.score))
                 if (span.start_char, span.end_char) != (entity.start, entity.end):
-                    why = "it begins or ends inside a token of spaCy"
-                    changes.append(_change(entity, span, why))
+                    changes.append(_change(entity, span, _INSIDE))
             else:
                 why = "it shares a token of spaCy with a more probable entity"
                 changes.append(_change(entity, None, why))
@@ -305,7 +315,7 @@ class NominaPipe(Pipe):  # type: ignore[misc]
                 f"Entities do not lie on spaCy's tokens (alignment_mode={mode!r}): some were "
                 "changed or left out. doc._.nomina_changes lists them.",
                 AlignmentWarning,
-                stacklevel=4,
+                stacklevel=2,
             )
         return sorted(kept, key=lambda pair: pair[0].start)
 
