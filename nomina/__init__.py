@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from nomina.client import Client
     from nomina.engine import EngineConfig
     from nomina.extractor import Tagger, load
+    from nomina.integrations.transformers import pipeline
 
 __version__ = "0.1.0"
 
@@ -50,6 +51,7 @@ __all__ = [
     "TextError",
     "__version__",
     "load",
+    "pipeline",
     "read_labels",
 ]
 
@@ -58,6 +60,7 @@ _LAZY = {
     "EngineConfig": "nomina.engine",
     "Tagger": "nomina.extractor",
     "load": "nomina.extractor",
+    "pipeline": "nomina.integrations.transformers",
 }
 
 

@@ -1,7 +1,8 @@
 """The command line: every command parses, calls one public function and prints.
 
 Exit codes, for all commands: 0 done; 1 something given cannot be used (one line says what and what
-to do); 2 wrong usage; 130 interrupted.
+to do); 2 wrong usage; 3 done, but some records could not be read (`extract --skip-errors`); 130
+interrupted.
 """
 
 from __future__ import annotations

@@ -27,7 +27,10 @@ class Document:
     Attributes:
         text: The input, unchanged.
         entities: Entities sorted by offset, not overlapping; `text[e.start:e.end] == e.text`.
-        warnings: What a user should know: characters not labelled, labels that cannot be asked for.
+        warnings: What a user should know: characters that no word of an `Example` covers and that
+            were therefore not labelled, words that the model's vocabulary cannot spell, entities
+            that reach the end of what the model was shown, a prompt longer than the model was made
+            for. Empty if there is nothing of the kind; a string is always labelled to its end.
 
     Example:
         >>> doc = Document("in Paris", (Entity("Paris", "city", 3, 8, 0.9),))

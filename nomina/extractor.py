@@ -20,6 +20,8 @@ import torch
 
 from nomina.calibration import Calibration
 from nomina.chunking import Window, merge_spans, split_text
+from nomina.consistency import agree
+from nomina.coverage import coverage_warnings
 from nomina.documents import Document
 from nomina.engine import Engine, EngineConfig, Path, Request
 from nomina.entities import Example, Label, LabelSet, Span, spans_to_entities, split_words
@@ -63,6 +65,10 @@ class Tagger:
         model: The language model.
         calibration: What makes its scores probabilities. Defaults to none.
         config: How much the engine reads at once.
+        consistent: Whether mentions of one string in one text take the label that is the most
+            probable over all of them, and are found where the model left some of them out (see
+            `consistency.agree`). Off by default: it helps texts that name the same things again and
+            again, and may do harm where one word has two senses.
 
     Example:
         >>> import nomina
@@ -76,8 +82,11 @@ class Tagger:
         model: LanguageModel,
         calibration: Calibration | None = None,
         config: EngineConfig | None = None,
+        *,
+        consistent: bool = False,
     ) -> None:
         self.model = model
+        self.consistent = consistent
         self.calibration = calibration or Calibration()
         self.engine = Engine(model, config)
 
@@ -217,6 +226,8 @@ class Tagger:
 
     def _document(self, job: _Job, limit: float) -> Document:
         spans = merge_spans(job.windows, job.found)
+        if self.consistent:
+            spans = agree([job.text[a:b] for a, b in job.offsets], spans)
         kept = [(span, score) for span, score in spans if score >= limit]
         entities = spans_to_entities(
             job.text, job.offsets, [span for span, _ in kept], [score for _, score in kept]
@@ -288,6 +299,7 @@ class _Work:
             for a, b, label, score in grounding.read(path)
         ]
         job.num_found += 1
+        job.warnings += _cut_off(job, index)
         return job
 
     def _ask(self, job: _Job) -> Request:
@@ -305,7 +317,19 @@ class _Work:
         self._asked[self._num_requests] = job, job.num_asked, grounding
         self._num_requests += 1
         job.num_asked += 1
-        return Request(known[1], tuple(self._model.sentence_ids(prompt)), grounding)
+        request = Request(known[1], tuple(self._model.sentence_ids(prompt)), grounding)
+        self._check_length(request, job)
+        return request
+
+    def _check_length(self, request: Request, job: _Job) -> None:
+        limit = getattr(self._model.module.config, "max_position_embeddings", None)
+        # The completion is about as long as the text that it copies.
+        length = len(request.prefix_ids) + 2 * len(request.sentence_ids)
+        if limit and length > limit and not any(_TOO_LONG in line for line in job.warnings):
+            job.warnings.append(
+                f"labels, definitions and text take about {length} tokens, {_TOO_LONG} for "
+                f"{limit}: ask for fewer labels at once"
+            )
 
     def _begin(self, text: str | Example, labels: LabelSet) -> _Job:
         if isinstance(text, Example):
@@ -317,10 +341,12 @@ class _Work:
                 f"a text must be a string, was: {text!r:.60} ({type(text).__name__}). "
                 'Example: tagger("in Paris", ["city"])'
             )
+        lexicon = self._model.lexicon
+        job.warnings += coverage_warnings(job.text, job.offsets, lexicon.can_spell)
         if job.offsets:
             budget = self._model.config.max_words * _TOKENS_PER_WORD
             context = int(budget * _CONTEXT_SHARE)
-            ids = self._model.lexicon.ids
+            ids = lexicon.ids
             costs = [max(len(ids(job.text[a:b])), _TOKENS_PER_WORD) for a, b in job.offsets]
             if sum(costs) <= budget + context:
                 job.windows = [Window(0, len(costs), 0, len(costs))]
@@ -331,6 +357,26 @@ class _Work:
         return job
 
 
+_TOO_LONG = "but the model was made"
+
+
+def _cut_off(job: _Job, index: int) -> list[str]:
+    """Return a warning for an entity that ends where the model saw no further."""
+    window = job.windows[index]
+    if window.context_end == len(job.offsets):
+        return []
+    places = [
+        (job.offsets[span.start][0], job.offsets[span.end - 1][1])
+        for span, _ in job.found[index]
+        if span.end == window.context_end and window.start <= span.start < window.end
+    ]
+    return [
+        f"the entity [{start}, {end}) reaches the end of what the model was shown at once and may "
+        "go on behind it"
+        for start, end in places
+    ]
+
+
 def load(
     name: str | os.PathLike[str] | None = None,
     *,
@@ -338,6 +384,7 @@ def load(
     dtype: str | None = None,
     device: str | None = None,
     config: EngineConfig | None = None,
+    consistent: bool = False,
 ) -> Tagger:
     """Load a tagger.
 
@@ -348,6 +395,7 @@ def load(
         dtype: "float32", "bfloat16" or "float16". Defaults to the fastest the machine has.
         device: Such as "cpu" or "cuda:0". Defaults to a GPU if there is one.
         config: How much is read at once.
+        consistent: Whether mentions of one string in one text agree; see `Tagger`.
 
     Raises:
         ModelError: If the model cannot be found or read.
@@ -360,4 +408,5 @@ def load(
         model.format = get_format(format)
         model.config = dataclasses.replace(model.config, format=format)
     folder = model.folder
-    return Tagger(model, Calibration.load(folder) if folder else None, config)
+    calibration = Calibration.load(folder) if folder else None
+    return Tagger(model, calibration, config, consistent=consistent)

@@ -78,6 +78,10 @@ class Lexicon:
             self._ids[text] = ids
         return ids
 
+    def can_spell(self, text: str) -> bool:
+        """Tell whether the vocabulary has ids of its own for every part of a string."""
+        return self._unknown_id not in self.ids(text)
+
     def trie(self, texts: tuple[str, ...]) -> Node:
         """Return the trie of strings that compete.
 

@@ -34,6 +34,7 @@ from nomina.grounding import Lexicon
 
 CONFIG_NAME = "nomina.json"
 DEFAULT_ADAPTER = "default"
+_OFFLINE_NAMES = ("NOMINA_OFFLINE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 _ADAPTERS = Path(__file__).parent / "adapters"
 
 
@@ -257,8 +258,8 @@ def load_model(
     """Load a model by name.
 
     Args:
-        name: A folder or hub id of a full model or an adapter. Defaults to the model that comes
-            with nomina.
+        name: A folder or hub id of a full model or an adapter. Defaults to the environment's
+            `NOMINA_MODEL`, else to the model that comes with nomina.
         dtype: Arithmetic. Defaults to bfloat16 where the machine has it in hardware, else float32.
         device: Defaults to a GPU if there is one.
 
@@ -267,7 +268,8 @@ def load_model(
     """
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = dtype or default_dtype(device)
-    name = os.fspath(name) if name is not None else DEFAULT_ADAPTER
+    name = os.fspath(name) if name is not None else default_model()
+    use_network()
     folder = model_folder(name)
     try:
         with quiet_libraries():
@@ -281,6 +283,29 @@ def load_model(
             f"{str(error).splitlines()[0] if str(error) else ''}. Its files may be incomplete: "
             "fetch it again."
         ) from error
+
+
+def default_model() -> str:
+    """Return what is loaded where no model is named: `NOMINA_MODEL`, or nomina's own."""
+    return os.environ.get("NOMINA_MODEL") or DEFAULT_ADAPTER
+
+
+def use_network() -> bool:
+    """Return whether the network may be used, and hold the libraries below to it.
+
+    It may not if `NOMINA_OFFLINE`, `HF_HUB_OFFLINE` or `TRANSFORMERS_OFFLINE` is set to anything
+    but 0, no or false.
+    """
+    offline = any(
+        os.environ.get(name, "").lower() not in ("", "0", "no", "false", "off")
+        for name in _OFFLINE_NAMES
+    )
+    if offline:
+        # They read the environment when they are imported, which may be long ago.
+        from huggingface_hub import constants
+
+        constants.HF_HUB_OFFLINE = True
+    return not offline
 
 
 def default_dtype(device: torch.device) -> torch.dtype:
@@ -315,11 +340,18 @@ def model_folder(name: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    offline = os.environ.get("NOMINA_OFFLINE", "0") not in ("", "0")
+    online = use_network()
     patterns = ["*.json", "*.safetensors", "*.model", "*.txt"]
     try:
-        path = snapshot_download(name, allow_patterns=patterns, local_files_only=offline)
+        path = snapshot_download(name, allow_patterns=patterns, local_files_only=not online)
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        if not online:
+            raise ModelError(
+                f"the model {name!r} is not in the hub's cache of this machine, and the network "
+                f"may not be used ({', '.join(filter(os.environ.get, _OFFLINE_NAMES))} is set). On "
+                f"a machine with a network run: nomina models fetch {name} --to FOLDER, copy "
+                "FOLDER here and give its path."
+            ) from error
         raise ModelError(
             f"the model {name!r} cannot be fetched from the hub: {type(error).__name__}. Check the "
             "name and the network, or give the path of a local folder."
@@ -347,7 +379,7 @@ def _load_folder(
         )
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, trust_remote_code=False)
     if config is None:
-        config = _guess_config(module, name)
+        config = guess_config(module, name)
     return LanguageModel(module.to(device), tokenizer, config, name, folder)
 
 
@@ -363,11 +395,7 @@ def _load_adapter(
     folder: Path, config: ModelConfig | None, dtype: torch.dtype
 ) -> tuple[PreTrainedModel, Path]:
     settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    base_name = config.base if config and config.base else ""
-    base_name = base_name or settings.get("base_model_name_or_path") or ""
-    if not base_name:
-        raise ModelError(f"the adapter {folder} does not say which base model it belongs to")
-    base_folder = model_folder(base_name)
+    base_folder = adapter_base(folder, config)
     if not (folder / "adapter_model.safetensors").is_file():
         raise ModelError(f"{folder} has no adapter_model.safetensors")
     base = _load_full(base_folder, dtype)
@@ -379,6 +407,21 @@ def _load_adapter(
 
     tuned = PeftModel.from_pretrained(base.float(), folder, use_safetensors=True)
     return tuned.merge_and_unload().to(dtype), base_folder
+
+
+def adapter_base(folder: Path, config: ModelConfig | None) -> Path:
+    """Return the folder of the base model of an adapter; first looked for inside the adapter's.
+
+    Raises:
+        ModelError: If the adapter does not name it, or it cannot be found.
+    """
+    settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    base_name = config.base if config and config.base else ""
+    base_name = base_name or settings.get("base_model_name_or_path") or ""
+    if not base_name:
+        raise ModelError(f"the adapter {folder} does not say which base model it belongs to")
+    inner = folder / base_name
+    return inner if (inner / "config.json").is_file() else model_folder(base_name)
 
 
 def _is_plain_lora(settings: dict[str, Any]) -> bool:
@@ -410,7 +453,7 @@ def _merge_lora(module: PreTrainedModel, folder: Path, scale: float) -> None:
             weight.copy_((weight.float() + delta).to(weight.dtype))
 
 
-def _guess_config(module: Any, name: str) -> ModelConfig:
+def guess_config(module: Any, name: str) -> ModelConfig:
     """Return how a model without `nomina.json` is talked to: published GNER ones by their name."""
     if "gner" not in name.lower():
         return ModelConfig()

@@ -141,3 +141,11 @@ def tagger(build_model):
     from nomina.extractor import Tagger
 
     return Tagger(build_model("gemma3", max_words=20))
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(build_model, tmp_path_factory):
+    """A folder with a whole tiny model, as `nomina.load` and the command line take it."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    build_model("gemma3", max_words=20).save(folder)
+    return folder

@@ -75,7 +75,7 @@ def test_people_look(output):
         (["x", "--labels", "a\nb"], 1, "one line"),
         (["x", "--labels", "a", "--output", "xml"], 2, "--output"),
         (["x", "--labels", "a", "--threshold", "3"], 2, "threshold"),
-        (["--labels", "a", "--file", "/nowhere.txt"], 1, "cannot read /nowhere.txt"),
+        (["--labels", "a", "--file", "/nowhere.txt"], 1, "/nowhere.txt: cannot be read"),
         (["x", "--labels-file", "/nowhere.toml"], 1, "nowhere.toml"),
     ],
 )
@@ -99,6 +99,14 @@ def test_bad_files_name_the_line(tmp_path, data, message):
     result = run(app, ["extract", "--labels", "a", "--file", str(path)])
     assert result.exit_code == 1
     assert message in result.output
+
+
+def test_mentions_agree_if_asked(tagger, monkeypatch):
+    asked = []
+    monkeypatch.setattr(nomina, "load", lambda name=None, **rest: asked.append(rest) or tagger)
+    lines(run(app, ["extract", "x", "--labels", "actor", "--consistent"]))
+    lines(run(app, ["extract", "x", "--labels", "actor"]))
+    assert [rest["consistent"] for rest in asked] == [True, False]
 
 
 def test_the_demo_shows_three_texts():

@@ -161,3 +161,20 @@ def test_other_families_keep_the_promises(build_model, family, form):
     assert all(text[e.start : e.end] == e.text for e in document)
     shown = Example.from_tags(["met", "george"], ["O", "B-actor"])
     tagger(text, labels, demonstrations=[shown])
+
+
+def test_mentions_agree_if_asked(build_model):
+    text = "george , mary , actor . " * 6
+    model = build_model("gemma3", seed=1)
+    plain, agreeing = Tagger(model), Tagger(model, consistent=True)
+    before, after = plain(text, LABELS), agreeing(text, LABELS)
+    assert before.entities != after.entities
+    labels = {}
+    for entity in after:
+        assert text[entity.start : entity.end] == entity.text
+        assert labels.setdefault(entity.text, entity.label) == entity.label
+    scores = sorted(e.score for e in after)
+    _, limit = max((b - a, (a + b) / 2) for a, b in itertools.pairwise(scores))
+    assert [(e.start, e.end) for e in agreeing(text, LABELS, threshold=limit)] == [
+        (e.start, e.end) for e in after if e.score >= limit
+    ]

@@ -85,10 +85,18 @@ def test_a_missing_model_is_named(name):
         load_model(name)
 
 
-def test_a_hub_id_without_network_says_so(monkeypatch):
-    monkeypatch.setenv("NOMINA_OFFLINE", "1")
-    with pytest.raises(ModelError, match="hub"):
+@pytest.mark.parametrize("name", ["NOMINA_OFFLINE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
+def test_a_hub_id_without_network_says_so(monkeypatch, name):
+    for other in ("NOMINA_OFFLINE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv(name, "yes")
+    with pytest.raises(ModelError, match=rf"{name}.* is set.*nobody/has-this-model --to"):
         load_model("nobody/has-this-model")
+
+
+def test_the_environment_names_the_default_model(folder, monkeypatch):
+    monkeypatch.setenv("NOMINA_MODEL", str(folder))
+    assert nomina.load().model.folder == folder
 
 
 def test_an_empty_folder_and_a_bad_config_are_named(folder, tmp_path):

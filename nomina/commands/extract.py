@@ -1,24 +1,27 @@
 """`nomina extract` and `nomina demo`: texts in, entities out.
 
-Knows how to read texts and print documents; the tagger does the rest.
+Knows how to print documents and to keep count of what could not be read; the tagger does the rest.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
+import re
 import sys
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nomina.corpora import Report
 from nomina.documents import Document, documents_to_html, visible
 from nomina.entities import LabelSet
 from nomina.errors import LabelError, NominaError, TextError
 from nomina.labels import read_labels
+from nomina.sources import Source, read_files
 
 if TYPE_CHECKING:
     from nomina.extractor import Tagger
@@ -67,75 +70,45 @@ def user_errors() -> Iterator[None]:
         raise typer.Exit(1) from error
 
 
-def read_texts(stream: IO[bytes], name: str) -> Iterator[tuple[str, Any]]:
-    """Yield texts with their ids: a JSON object with `text` a line, or else one document.
+class SideFile(Report):
+    """A report that writes what cannot be read to a JSON lines file, at once.
 
-    Args:
-        stream: Bytes; read line by line if it is JSON lines, so it may be endless.
-        name: Of the file, for messages.
-
-    Raises:
-        TextError: If the bytes are not UTF-8, or a line after the first is no such object; names
-            the line.
+    Not at the end, because a run over many files may be stopped, and its errors are worth as much
+    as its results.
     """
-    lines = _decoded(stream, name)
-    head = []
-    for line in lines:
-        head.append(line)
-        if line.strip():
-            break
-    if not head or _record(head[-1]) is None:
-        yield "".join(itertools.chain(head, lines)), None
-        return
-    for number, line in enumerate(itertools.chain(head, lines), 1):
-        if not line.strip():
-            continue
-        record = _record(line)
-        if record is None:
-            raise TextError(
-                f"{name}:{number}: expected a JSON object with a string `text` like the lines "
-                f"before it, was: {line.strip()[:60]!r}"
-            )
-        yield record["text"], record.get("id")
 
-
-def _decoded(stream: IO[bytes], name: str) -> Iterator[str]:
-    position = 0
-    for number, line in enumerate(stream, 1):
+    def __init__(self, path: Path) -> None:
+        super().__init__(skip_errors=True)
+        self.path = path
+        self.count = 0
         try:
-            yield line.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            raise TextError(
-                f"{name}:{number}: not UTF-8 at byte {position + error.start}: "
-                f"{line[error.start : error.start + 4]!r}. Convert it, for instance with: "
-                f"iconv -f latin1 -t utf-8 {name}"
-            ) from error
-        position += len(line)
-
-
-def _record(line: str) -> dict[str, Any] | None:
-    if not line.lstrip().startswith("{"):
-        return None
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return None
-    is_text = isinstance(record, dict) and isinstance(record.get("text"), str)
-    return record if is_text else None
-
-
-def _sources(texts: Sequence[str], file: str | None) -> Iterator[tuple[str, Any]]:
-    if texts:
-        yield from ((text, None) for text in texts)
-    if file is not None and file != "-":
-        try:
-            stream = open(file, "rb")
+            self._file = path.open("w", encoding="utf-8")
         except OSError as error:
-            raise TextError(f"cannot read {file}: {error.strerror}") from error
-        with stream:
-            yield from read_texts(stream, file)
-    elif file == "-" or not texts:
-        yield from read_texts(sys.stdin.buffer, "standard input")
+            raise TextError(f"{path}: cannot be written: {error.strerror}") from error
+
+    def reject(self, place: str, reason: str, raw: str = "") -> None:
+        """Write one line: file, line (or record), reason, and the record as far as it was read."""
+        found = re.fullmatch(r"(.*?)(?::(\d+)|: (row|record|doc) (\d+))?", place, re.DOTALL)
+        assert found
+        file, line, unit, number = found.groups()
+        row: dict[str, Any] = {"file": file, "line": int(line) if line else None}
+        if unit:
+            row[unit] = int(number)
+        self._file.write(json.dumps(row | {"reason": reason, "raw": raw}) + "\n")
+        self._file.flush()
+        self.count += 1
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _sources(
+    texts: Sequence[str], files: Sequence[str], report: Report, text_column: str
+) -> Iterator[Source]:
+    yield from map(Source, texts)
+    names = files if files or texts else ["-"]
+    yield from read_files(names, sys.stdin.buffer, report, text_column)
 
 
 def _labels(names: str | None, file: Path | None) -> LabelSet:
@@ -152,18 +125,28 @@ def _labels(names: str | None, file: Path | None) -> LabelSet:
 
 
 def documents(
-    tagger: Tagger, sources: Iterable[tuple[str, Any]], labels: LabelSet, **options: Any
-) -> Iterator[tuple[Document, Any]]:
-    """Tag a stream of texts and give each document back with its text's id."""
-    ids: list[Any] = []
+    tagger: Tagger, sources: Iterable[Source], labels: LabelSet, **options: Any
+) -> Iterator[tuple[Document, Source]]:
+    """Tag a stream of texts and give each document back with where its text stands.
+
+    Raises:
+        NominaError: What the sources raise, after the texts before it have been given back.
+    """
+    under_way: deque[Source] = deque()
+    errors: list[NominaError] = []
 
     def texts() -> Iterator[str]:
-        for text, name in sources:
-            ids.append(name)
-            yield text
+        try:
+            for source in sources:
+                under_way.append(source)
+                yield source.text
+        except NominaError as error:
+            errors.append(error)
 
     for document in tagger.pipe(texts(), labels, **options):
-        yield document, ids.pop(0)
+        yield document, under_way.popleft()
+    if errors:
+        raise errors[0]
 
 
 @contextmanager
@@ -207,10 +190,68 @@ def print_document(document: Document, title: str = "", labels: LabelSet | None 
         console.print(f"  warning: {warning}", style="yellow", markup=False)
 
 
-def _load(model: str | None, form: str | None) -> Tagger:
+def _print_all(
+    tagger: Tagger,
+    found: Iterator[tuple[Document, Source]],
+    output: str,
+    labels: LabelSet,
+    names_files: bool,
+) -> int:
+    """Print documents as they are done; return how many."""
+    if output == "html":
+        with watched(tagger):
+            shown = [document for document, _ in found]
+        typer.echo(documents_to_html(shown, labels))
+        return len(shown)
+    count = 0
+    bar = watched(tagger)
+    bar.__enter__()
+    is_watching = True
+    try:
+        for document, source in found:
+            count += 1
+            if is_watching and output != "jsonl":
+                bar.__exit__(None, None, None)
+                is_watching = False
+            if output == "jsonl":
+                sys.stdout.write(_json_line(document, source, names_files))
+                sys.stdout.flush()
+            elif output == "text":
+                from rich.console import Console
+
+                Console().print(document.to_rich(labels, scores=True))
+            else:
+                title = source.file if names_files else ""
+                print_document(document, title, labels)
+    finally:
+        if is_watching:
+            bar.__exit__(None, None, None)
+    return count
+
+
+def _json_line(document: Document, source: Source, names_file: bool) -> str:
+    record = document.to_dict()
+    if source.id is not None:
+        record["id"] = source.id
+    if names_file and source.file:
+        record["file"] = source.file
+    line = json.dumps(record, ensure_ascii=False)
+    # Half a surrogate pair, which JSON can name and UTF-8 cannot write, goes out as it came in.
+    return (line if line.isascii() or _is_utf8(line) else json.dumps(record)) + "\n"
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _load(model: str | None, form: str | None, consistent: bool = False) -> Tagger:
     import nomina
 
-    return nomina.load(model, format=form)
+    return nomina.load(model, format=form, consistent=consistent)
 
 
 def register(app: typer.Typer) -> None:
@@ -222,10 +263,21 @@ def register(app: typer.Typer) -> None:
             list[str] | None, typer.Argument(metavar="[TEXT]...", help="Texts, a document each.")
         ] = None,
         file: Annotated[
-            str | None,
+            list[str] | None,
             typer.Option(
-                help="File of text or JSON lines with `text`; - for standard input, which is "
-                "also read if there is no text at all."
+                help="Text file, JSON lines with `text`, tables, corpora, or folders of such; may "
+                "be given several times. - is standard input, also read if there is no text at all."
+            ),
+        ] = None,
+        text_column: Annotated[
+            str, typer.Option(help="Column or key with the text. Default: text.")
+        ] = "",
+        skip_errors: Annotated[
+            Path | None,
+            typer.Option(
+                metavar="SIDEFILE",
+                help="Go on after files and records that cannot be read; they are listed in this "
+                "JSON lines file.",
             ),
         ] = None,
         labels: Annotated[
@@ -244,47 +296,42 @@ def register(app: typer.Typer) -> None:
             str | None,
             typer.Option("--format", help="gner or inline; the model's own by default."),
         ] = None,
+        consistent: Annotated[
+            bool,
+            typer.Option("--consistent", help="Let mentions of one string in one text agree."),
+        ] = False,
         output: Annotated[
             str, typer.Option(help="table, text, jsonl or html; jsonl if piped, else table.")
         ] = "",
     ) -> None:
         """Find entities in texts.
 
-        Exit codes: 0 done; 1 a text, label, file or model cannot be used; 2 wrong usage.
+        Exit codes: 0 done; 1 a text, label, file or model cannot be used; 2 wrong usage; 3 done,
+        but some records could not be read (--skip-errors).
         """
         chosen = output or ("table" if sys.stdout.isatty() else "jsonl")
         if chosen not in OUTPUTS:
             raise typer.BadParameter(f"--output must be one of {', '.join(OUTPUTS)}, was: {output}")
         with user_errors():
             label_set = _labels(labels, labels_file)
-            tagger = _load(model, form)
-            found = documents(tagger, _sources(texts or (), file), label_set, threshold=threshold)
-            if chosen == "html":
-                with watched(tagger):
-                    shown = [document for document, _ in found]
-                typer.echo(documents_to_html(shown, label_set))
-                return
-            bar = watched(tagger)
-            bar.__enter__()
-            is_watching = True
-            try:
-                for document, name in found:
-                    if is_watching and chosen != "jsonl":
-                        bar.__exit__(None, None, None)
-                        is_watching = False
-                    if chosen == "jsonl":
-                        record = document.to_dict() | ({} if name is None else {"id": name})
-                        sys.stdout.write(json.dumps(record, ensure_ascii=False) + "\n")
-                        sys.stdout.flush()
-                    elif chosen == "text":
-                        from rich.console import Console
-
-                        Console().print(document.to_rich(label_set, scores=True))
-                    else:
-                        print_document(document, labels=label_set)
-            finally:
-                if is_watching:
-                    bar.__exit__(None, None, None)
+            files = file or []
+            if skip_errors is not None and str(skip_errors) in files:
+                raise typer.BadParameter(f"--skip-errors would overwrite the input {skip_errors}")
+            report = Report() if skip_errors is None else SideFile(skip_errors)
+            tagger = _load(model, form, consistent)
+            sources = _sources(texts or (), files, report, text_column)
+            found = documents(tagger, sources, label_set, threshold=threshold)
+            names_files = len(files) > 1 or any(Path(name).is_dir() for name in files)
+            count = _print_all(tagger, found, chosen, label_set, names_files)
+        if isinstance(report, SideFile):
+            report.close()
+            if report.count:
+                typer.echo(
+                    f"{count} texts read; {report.count} records or files could not be read and "
+                    f"are listed in {skip_errors}",
+                    err=True,
+                )
+                raise typer.Exit(3)
 
     @app.command("demo")
     def demo(

@@ -61,11 +61,30 @@ def register(app: typer.Typer) -> None:
         Console().print(table)
 
     @group.command("fetch")
-    def fetch() -> None:
-        """Prepare the base model now, so that the machine needs no network later.
+    def fetch(
+        name: Annotated[
+            str | None,
+            typer.Argument(help="Model name, folder or hub id; nomina's own by default."),
+        ] = None,
+        to: Annotated[
+            Path | None, typer.Option(metavar="FOLDER", help="Put all it needs into this folder.")
+        ] = None,
+    ) -> None:
+        """Prepare a model now, so that the machine needs no network later.
 
-        To move it to another machine, copy the folder that `nomina models` shows to the same
-        place there, or set NOMINA_CACHE to its parent. Exit codes: 0 ready; 1 it cannot be made.
+        With --to, copy that one folder to another machine and give its path as the model there
+        (or in NOMINA_MODEL). Exit codes: 0 ready; 1 it cannot be made.
         """
         with user_errors():
-            typer.echo(f"ready: {prepare_base()}")
+            if to is None and name is None:
+                typer.echo(f"ready: {prepare_base()}")
+                return
+            from nomina.models import default_model, load_model
+            from nomina.packing import pack_model
+
+            name = name or default_model()
+            if to is None:
+                typer.echo(f"ready: {load_model(name).folder}")
+                return
+            folder = pack_model(name, to, lambda what: typer.echo(what, err=True))
+            typer.echo(f"ready: {folder}")

@@ -74,7 +74,7 @@ def _parse(doc: Any, report: Report, place: str, index: str) -> Example:
         found = groups.pop(name)
     for name, group in groups.items():
         report.lose(f"spans of further groups left out: {name}", place, len(group))
-    scores = own.get("scores") or [1.0] * len(found)
+    scores = own.get("scores") or [_component_score(span) for span in found]
     if len(scores) != len(found):
         scores = [1.0] * len(found)
     entities = [
@@ -97,6 +97,13 @@ def _parse(doc: Any, report: Report, place: str, index: str) -> Example:
         source=own.get("source", ""),
         extra=own.get("extra"),
     )
+
+
+def _component_score(span: Any) -> float:
+    """The probability that our spaCy component left, where an extension keeps its values."""
+    key = ("._.", f"{_KEY}_score", span.start_char, span.end_char)
+    score = span.doc.user_data.get(key)
+    return 1.0 if score is None else float(score)
 
 
 def write_docbin(examples: Iterable[Example], path: Path, report: Report) -> None:

@@ -1,0 +1,234 @@
+"""Where texts come from: files, folders and streams of any kind, one text at a time.
+
+A plain text file is one text. JSON lines are a text a line, told by their content or by the ending
+`.jsonl`; tables (CSV, TSV, Parquet) are a text a row; corpora (`.json`, `.conll`, `.spacy`, a
+folder of datasets) give their texts without what is marked in them. What cannot be read ends the
+reading with file and line, or is set aside through a `Report`, and the rest goes on.
+
+Knows nothing of labels or models.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from nomina.corpora import FileOptions, Report, read_examples
+from nomina.corpora.files import MAX_LINE_BYTES, check_is_text, open_bytes
+from nomina.errors import DataError
+
+_FORMATS = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".parquet": "parquet",
+    ".spacy": "spacy",
+    ".conll": "conll",
+    ".json": None,  # several tools write it: the content says which
+}
+_LINES = (".jsonl", ".ndjson")
+STDIN = "standard input"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A text and where it stands.
+
+    Attributes:
+        text: The text.
+        id: What its record calls it; None if nothing.
+        file: The file it comes from; empty for none.
+    """
+
+    text: str
+    id: Any = None
+    file: str = ""
+
+
+def read_files(
+    names: Iterable[str], stdin: IO[bytes], report: Report, text_column: str = ""
+) -> Iterator[Source]:
+    """Yield the texts of files, one file after the other.
+
+    Args:
+        names: Paths of files or folders, whose files are read in the order of their names (hidden
+            ones are not); `-` for standard input.
+        stdin: What to read for `-`.
+        report: Where bad records and files are set aside, if it skips errors.
+        text_column: Column or key that holds the text. Defaults to `text`.
+
+    Raises:
+        DataError: Unless errors are skipped, if a file or record cannot be read; names file and
+            line.
+        MissingExtraError: If a format needs a package that is not installed.
+    """
+    for name in names:
+        if name == "-":
+            yield from _read(STDIN, read_texts(stdin, STDIN, report, key=text_column), report)
+            continue
+        for path in _walk(Path(name)):
+            yield from _read(str(path), _read_path(path, report, text_column), report)
+
+
+def _walk(path: Path) -> Iterator[Path]:
+    is_dataset = any((path / name).exists() for name in ("dataset_info.json", "dataset_dict.json"))
+    if not path.is_dir() or is_dataset:
+        yield path
+        return
+    for child in sorted(path.iterdir()):
+        # what brat marked in the text beside it is no text
+        is_marks = child.suffix == ".ann" and child.with_suffix(".txt").exists()
+        if not child.name.startswith(".") and not is_marks:
+            yield from _walk(child)
+
+
+def _read_path(path: Path, report: Report, text_column: str) -> Iterator[Source]:
+    suffix = (path.with_suffix("") if path.suffix == ".gz" else path).suffix.lower()
+    if suffix in _FORMATS or path.is_dir():
+        options = FileOptions(text_column=text_column)
+        for example in read_examples(path, _FORMATS.get(suffix), options, report):
+            yield Source(example.text, example.id or None, str(path))
+        return
+    with open_bytes(path) as stream:
+        is_lines = True if suffix in _LINES else None
+        yield from read_texts(stream, str(path), report, is_lines=is_lines, key=text_column)
+
+
+def _read(name: str, sources: Iterator[Source], report: Report) -> Iterator[Source]:
+    """Hand texts through; an error that ends the file is set aside like that of a record."""
+    try:
+        yield from sources
+    except DataError as error:
+        if not report.skip_errors:
+            raise
+        message = str(error)
+        place = re.match(rf"{re.escape(name)}(:\d+|: (?:row|record|doc) \d+)?: ", message)
+        reason = message[place.end() :] if place else message
+        report.reject(place.group()[:-2] if place else name, reason)
+    except (OSError, EOFError, zlib.error) as error:
+        report.reject(name, f"cannot be unpacked: {error}")
+
+
+# --------------------------------------------------------------------------------------------------
+# Streams of text or JSON lines
+
+
+class _Line(NamedTuple):
+    number: int
+    text: str  # as far as it could be read
+    problem: str = ""
+
+
+def read_texts(
+    stream: IO[bytes],
+    name: str,
+    report: Report,
+    *,
+    is_lines: bool | None = None,
+    key: str = "",
+) -> Iterator[Source]:
+    """Yield the texts of a stream: a JSON object with `text` a line, or else all of it as one text.
+
+    Args:
+        stream: Bytes; read line by line if it is JSON lines, so it may be endless.
+        name: Of the file, for messages.
+        report: Where bad lines are set aside, if it skips errors. A text with a bad line is set
+            aside as a whole.
+        is_lines: Whether it is JSON lines. Defaults to what the first line looks like.
+        key: Key of the text. Defaults to `text`.
+
+    Raises:
+        DataError: If the stream is binary; unless errors are skipped, if it is not UTF-8, a line is
+            longer than 64 MiB, or one is no such object; names the line.
+    """
+    key = key or "text"
+    file = "" if name == STDIN else name
+    lines = _lines(stream, name)
+    head: list[_Line] = []
+    for line in lines:
+        head.append(line)
+        if line.text.strip() or line.problem:
+            break
+    if is_lines is None:
+        is_lines = bool(head) and not head[-1].problem and _has_text(head[-1].text, key)
+    if not is_lines:
+        yield from _whole(head, lines, name, file, report)
+        return
+    for line in _chain(head, lines):
+        place = f"{name}:{line.number}"
+        if line.problem:
+            report.reject(place, line.problem, line.text)
+        elif line.text.strip():
+            try:
+                record = json.loads(line.text)
+                reason = "" if isinstance(record, dict) else f"was: {type(record).__name__}"
+                if not reason and not isinstance(record.get(key), str):
+                    reason = f"its keys are {sorted(record)[:8]}"
+            except (ValueError, RecursionError) as error:
+                reason = str(error)
+            if reason:
+                report.reject(
+                    place, f"expected a JSON object with a string `{key}`: {reason}", line.text
+                )
+            else:
+                yield Source(record[key], record.get("id"), file)
+
+
+def _whole(
+    head: list[_Line], lines: Iterator[_Line], name: str, file: str, report: Report
+) -> Iterator[Source]:
+    parts = []
+    for line in _chain(head, lines):
+        zero = line.text.find("\0")
+        if line.problem or zero >= 0:
+            reason = line.problem or f"a NUL character in column {zero + 1}: is it a text file?"
+            report.reject(f"{name}:{line.number}", reason, line.text)
+            return
+        parts.append(line.text)
+    yield Source("".join(parts), None, file)
+
+
+def _chain(head: list[_Line], rest: Iterator[_Line]) -> Iterator[_Line]:
+    yield from head
+    yield from rest
+
+
+def _has_text(line: str, key: str) -> bool:
+    if not line.lstrip().startswith("{"):
+        return False
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(record, dict) and isinstance(record.get(key), str)
+
+
+def _lines(stream: IO[bytes], name: str) -> Iterator[_Line]:
+    position = 0
+    number = 0
+    while data := stream.readline(MAX_LINE_BYTES + 1):
+        number += 1
+        if number == 1:
+            check_is_text(Path(name), data)
+        start, position = position, position + len(data)
+        if len(data) > MAX_LINE_BYTES:
+            while data and not data.endswith(b"\n"):
+                data = stream.readline(2**20)
+                position += len(data)
+            limit = MAX_LINE_BYTES // 2**20
+            problem = f"the line is longer than {limit} MiB ({(position - start) / 2**20:.0f} MiB)"
+            yield _Line(number, "", problem)
+            continue
+        try:
+            yield _Line(number, data.decode("utf-8-sig" if number == 1 else "utf-8"))
+        except UnicodeDecodeError as error:
+            problem = (
+                f"not UTF-8 at byte {start + error.start}: "
+                f"{data[error.start : error.start + 4]!r}. Convert it, for instance with: "
+                f"iconv -f WINDOWS-1252 -t UTF-8 {name}"
+            )
+            yield _Line(number, data.decode("utf-8", "backslashreplace"), problem)
