@@ -5,7 +5,7 @@ INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint co
 NOMINA_DATA ?= $(wildcard ../shared/data)
 export NOMINA_DATA
 
-.PHONY: demo test install check fix bench model clean
+.PHONY: demo test install check fix docs bench model clean
 
 .venv/.base: pyproject.toml constraints.txt
 	@test -x $(BIN)/pip || (echo "Making .venv" && $(PYTHON) -m venv .venv)
@@ -35,6 +35,9 @@ check: .venv/.dev  ## formatting, lint, types, import order
 fix: .venv/.dev  ## format and mend what can be mended
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: .venv/.dev  ## build the site into site/, without a network and without a warning
+	@$(BIN)/python tools/docs_site.py
 
 bench: .venv/.dev  ## print every number that the README claims
 	$(BIN)/python benchmarks/run.py
