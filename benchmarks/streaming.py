@@ -23,7 +23,14 @@ from pathlib import Path
 from typing import Any
 
 SENTENCE = "Mette Holm founded Acme GmbH in Aarhus, 東京 and São Paulo on 3 March 2011. "
-CASES = ("json lines", "one plain text", "one line of text", "one line of JSON", "binary", "latin-1")
+CASES = (
+    "json lines",
+    "one plain text",
+    "one line of text",
+    "one line of JSON",
+    "binary",
+    "latin-1",
+)
 
 
 class Reader:
@@ -101,7 +108,9 @@ def main() -> None:
     if args.measure:
         measure(args.measure)
         return
-    print("| file | MB | exit | MB/s | memory before, most (MB) | said |\n|---|---|---|---|---|---|")
+    print(
+        "| file | MB | exit | MB/s | memory before, most (MB) | said |\n|---|---|---|---|---|---|"
+    )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "case"
         for case in args.cases:
