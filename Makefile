@@ -26,8 +26,8 @@ demo: .venv/.base  ## set up, prepare the default model, extract from three para
 test: .venv/.dev  ## set up and run the tests
 	@NOMINA_DATA= $(BIN)/python -m pytest
 
-# Its own environment. No tools of the docs: the site is built once, with the newest. Deprecations
-# are other people's here: old libraries on a newer Python and numpy.
+# Its own environment. No tools of the docs: the site is built once, with the newest. The warnings
+# are other people's: old libraries on a newer Python and numpy, PEFT 0.18 of a base in memory.
 .venv-oldest/.done: pyproject.toml constraints-oldest.txt
 	@test -x .venv-oldest/bin/pip || $(PYTHON) -m venv .venv-oldest
 	@echo "Installing the oldest allowed versions (some minutes, once)"
@@ -38,7 +38,8 @@ test: .venv/.dev  ## set up and run the tests
 
 test-oldest: .venv-oldest/.done  ## run the tests with the oldest versions that pyproject.toml allows
 	@NOMINA_DATA= .venv-oldest/bin/python -m pytest \
-		-W ignore::DeprecationWarning -W ignore::FutureWarning
+		-W ignore::DeprecationWarning -W ignore::FutureWarning \
+		-W 'ignore:Could not find a config file:UserWarning'
 
 check: .venv/.dev  ## formatting, lint, types, import order
 	$(BIN)/ruff format --check .

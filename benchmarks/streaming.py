@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 SENTENCE = "Mette Holm founded Acme GmbH in Aarhus, 東京 and São Paulo on 3 March 2011. "
@@ -36,11 +37,10 @@ CASES = (
 class Reader:
     """A tagger that reads but finds nothing, behind the face that the command needs."""
 
-    class engine:  # noqa: N801 (the command shows `tagger.engine.usage.requests`)
-        class usage:  # noqa: N801
-            requests = 0
+    engine = SimpleNamespace(usage=SimpleNamespace(requests=0))  # for the progress bar
 
     def pipe(self, texts: Iterable[str], labels: object, **_: Any) -> Iterator[Any]:
+        """Cut each text as the real one does; yield documents without entities."""
         from nomina.chunking import split_text
         from nomina.documents import Document
         from nomina.entities import split_words
@@ -60,7 +60,9 @@ def write_case(case: str, path: Path, num_bytes: int) -> None:
                 file.write(json.dumps({"id": number, "text": SENTENCE * 8}).encode() + b"\n")
             return
         if case == "binary":
-            file.write(os.urandom(num_bytes))
+            # in pieces: a child starts with the memory of its parent
+            for _ in range(num_bytes // 10**6):
+                file.write(os.urandom(10**6))
             return
         unit = SENTENCE * 50
         if case == "one line of JSON":

@@ -115,9 +115,9 @@ def parse(arguments, lenient=False):
     command, names = get_command(app), []
     while hasattr(command, "commands"):
         known = command.commands
-        if not arguments or arguments[0] not in known:
-            assert names, f"there is no command {arguments[:1]}"
-            break
+        if names and (not arguments or arguments[0].startswith("-")):
+            break  # a group may be called itself
+        assert set(arguments[:1]) & set(known), f"there is no command {arguments[:1]}"
         names.append(arguments[0])
         command, arguments = known[arguments[0]], arguments[1:]
     try:
@@ -296,6 +296,7 @@ def test_few_blocks_are_not_run():
         (["convert", "a", "b", "--too", "conll"], "too"),
         (["convert"], "issing"),
         (["extrakt", "x"], "no command"),
+        (["models", "fetsch"], "no command"),
         (["extract", "x", "--threshold", "high"], "threshold"),
     ],
 )
