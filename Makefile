@@ -5,7 +5,7 @@ INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint co
 NOMINA_DATA ?= $(wildcard ../shared/data)
 export NOMINA_DATA
 
-.PHONY: demo test install check fix bench model clean
+.PHONY: demo test test-oldest install check fix docs bench model clean
 
 .venv/.base: pyproject.toml constraints.txt
 	@test -x $(BIN)/pip || (echo "Making .venv" && $(PYTHON) -m venv .venv)
@@ -26,6 +26,21 @@ demo: .venv/.base  ## set up, prepare the default model, extract from three para
 test: .venv/.dev  ## set up and run the tests
 	@NOMINA_DATA= $(BIN)/python -m pytest
 
+# Its own environment. No tools of the docs: the site is built once, with the newest. The warnings
+# are other people's: old libraries on a newer Python and numpy, PEFT 0.18 of a base in memory.
+.venv-oldest/.done: pyproject.toml constraints-oldest.txt
+	@test -x .venv-oldest/bin/pip || $(PYTHON) -m venv .venv-oldest
+	@echo "Installing the oldest allowed versions (some minutes, once)"
+	@.venv-oldest/bin/pip install --quiet --disable-pip-version-check \
+		--constraint constraints-oldest.txt --editable \
+		'.[train,serve,spacy,tables,yaml,datasets]' pytest hypothesis seqeval nervaluate httpx selenium
+	@touch $@
+
+test-oldest: .venv-oldest/.done  ## run the tests with the oldest versions that pyproject.toml allows
+	@NOMINA_DATA= .venv-oldest/bin/python -m pytest \
+		-W ignore::DeprecationWarning -W ignore::FutureWarning \
+		-W 'ignore:Could not find a config file:UserWarning'
+
 check: .venv/.dev  ## formatting, lint, types, import order
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -36,6 +51,9 @@ fix: .venv/.dev  ## format and mend what can be mended
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: .venv/.dev  ## build the site into site/, without a network and without a warning
+	@$(BIN)/python tools/docs_site.py
+
 bench: .venv/.dev  ## print every number that the README claims
 	$(BIN)/python benchmarks/run.py
 
@@ -44,4 +62,4 @@ model: .venv/.dev  ## train the shipped adapter anew from NOMINA_DATA (hours; re
 	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc-per-node 2 -m nomina.cli train recipes/default.toml
 
 clean:
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv .venv-oldest build dist *.egg-info

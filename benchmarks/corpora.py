@@ -96,7 +96,7 @@ def formats(source: str, count: int) -> None:
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
 
 
-def offsets() -> None:
+def offsets(limit: int | None) -> None:
     totals = dict.fromkeys(("sets", "splits", "texts", "words", "entities", "errors"), 0)
     languages = set()
     start = time.perf_counter()
@@ -109,7 +109,7 @@ def offsets() -> None:
             totals["splits"] += 1
             for warning in corpus.warnings:
                 print(f"{name}:{split}: {warning}")
-            for example in corpus.examples:
+            for example in corpus.examples[:limit]:
                 words, spans = example.words, example.spans
                 totals["texts"] += 1
                 totals["words"] += len(words)
@@ -166,11 +166,12 @@ def main() -> None:
         parser.add_argument(f"--{name}", action="store_true")
     parser.add_argument("--source", default="wikineural_en:dev")
     parser.add_argument("--count", type=int, default=10_000)
+    parser.add_argument("--limit", type=int, help="texts of each split, for --offsets")
     args = parser.parse_args()
     if not os.environ.get("NOMINA_DATA"):
         parser.error("set NOMINA_DATA to the folder of corpora")
     if args.offsets:
-        offsets()
+        offsets(args.limit)
     if args.sentences:
         sentences()
     if args.chunking:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import re
 import sys
 import unicodedata
@@ -55,7 +56,13 @@ class Entity:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the entity as a JSON-ready dict; the score is rounded to four digits."""
-        return {**dataclasses.asdict(self), "score": round(self.score, 4)}
+        return {
+            "text": self.text,
+            "label": self.label,
+            "start": self.start,
+            "end": self.end,
+            "score": round(self.score, 4),
+        }
 
 
 # --------------------------------------------------------------------------------------------------
@@ -252,8 +259,14 @@ def split_words(text: str) -> list[tuple[int, int]]:
         >>> [text[a:b] for a, b in split_words(text)]
         ['Paris', "'", 's', 'O2', '-', 'arena', ',', '東', '京']
     """
-    pattern = _ASCII if text.isascii() else _word_pattern()  # the same words, at twice the speed
-    return [match.span() for match in pattern.finditer(text)]
+    return _split_range(text, 0, len(text))
+
+
+def _split_range(text: str, start: int, end: int) -> list[tuple[int, int]]:
+    """Cut a part of a text as if nothing stood before and behind it."""
+    is_ascii = text.isascii() or text[start:end].isascii()
+    pattern = _ASCII if is_ascii else _word_pattern()  # the same words, at twice the speed
+    return [match.span() for match in pattern.finditer(text, start, end)]
 
 
 def join_words(words: Sequence[str]) -> tuple[str, list[tuple[int, int]]]:
@@ -263,11 +276,8 @@ def join_words(words: Sequence[str]) -> tuple[str, list[tuple[int, int]]]:
         >>> join_words(["in", "Paris", "."])
         ('in Paris .', [(0, 2), (3, 8), (9, 10)])
     """
-    offsets, position = [], 0
-    for word in words:
-        offsets.append((position, position + len(word)))
-        position += len(word) + 1
-    return " ".join(words), offsets
+    end = -1
+    return " ".join(words), [(start := end + 1, end := start + len(word)) for word in words]
 
 
 _NO_SPACE_BEFORE = frozenset(".,;:!?)]}%’”…") | {"'s", "'re", "'ve", "'ll", "'d", "'m", "n't"}
@@ -341,6 +351,8 @@ def tags_to_spans(tags: Sequence[str]) -> list[Span]:
     spans: list[Span] = []
     start, open_label = 0, None
     for index, tag in enumerate(tags):
+        if tag == "O" and open_label is None:
+            continue  # nearly all words
         prefix, label = _split_tag(tag)
         if open_label is not None and (prefix in "OBSU" or label != open_label):
             spans.append(Span(start, index, open_label))
@@ -355,6 +367,7 @@ def tags_to_spans(tags: Sequence[str]) -> list[Span]:
     return spans
 
 
+@functools.lru_cache(maxsize=4096)
 def _split_tag(tag: str) -> tuple[str, str]:
     if tag in ("O", ""):
         return "O", ""
@@ -429,6 +442,9 @@ class Example:
     labels: LabelSet | None = None
     source: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    # Whether `from_entities` made it, so that nobody need cut the text again to know its words;
+    # not an argument, so that `dataclasses.replace` starts from "not known".
+    _is_cut_by_us: bool = field(default=False, init=False, compare=False, repr=False)
 
     @staticmethod
     def from_tags(words: Sequence[str], tags: Sequence[str], **rest: Any) -> Example:
@@ -475,7 +491,9 @@ class Example:
             spans.append(Span(first, len(offsets), entity.label))
             position = entity.end
         offsets += _split_range(text, position, len(text))
-        return Example(text, tuple(offsets), tuple(spans), **rest)
+        example = Example(text, tuple(offsets), tuple(spans), **rest)
+        object.__setattr__(example, "_is_cut_by_us", True)
+        return example
 
     @property
     def words(self) -> list[str]:
@@ -487,13 +505,28 @@ class Example:
         """The gold entities as BIO tags, one a word."""
         return spans_to_tags(self.spans, len(self.offsets))
 
+    @property
+    def has_default_words(self) -> bool:
+        """Whether the words are those that `from_entities` would cut.
+
+        Example:
+            >>> Example.from_tags(["New-York"], ["O"]).has_default_words
+            False
+        """
+        if self._is_cut_by_us:
+            return True
+        cuts = [0]
+        for span in self.spans:
+            cuts += [self.offsets[span.start][0], self.offsets[span.end - 1][1]]
+        cuts.append(len(self.text))
+        words: list[tuple[int, int]] = []
+        for start, end in itertools.pairwise(cuts):
+            words += _split_range(self.text, start, end)
+        return tuple(words) == tuple(self.offsets)
+
     def entities(self) -> list[Entity]:
         """Return the gold entities in characters."""
         return spans_to_entities(self.text, self.offsets, self.spans)
-
-
-def _split_range(text: str, start: int, end: int) -> list[tuple[int, int]]:
-    return [(start + a, start + b) for a, b in split_words(text[start:end])]
 
 
 def spans_to_entities(
@@ -512,9 +545,9 @@ def spans_to_entities(
     """
     spans = list(spans)
     entities = []
-    for span, score in zip(
+    for (first, last, label), score in zip(
         spans, scores if scores is not None else [1.0] * len(spans), strict=True
     ):
-        start, end = offsets[span.start][0], offsets[span.end - 1][1]
-        entities.append(Entity(text[start:end], span.label, start, end, score))
+        start, end = offsets[first][0], offsets[last - 1][1]
+        entities.append(Entity(text[start:end], label, start, end, score))
     return entities

@@ -638,3 +638,26 @@ def test_nothing_heavy_is_imported():
 
 def test_every_letter_is_plain_ascii_in_format_names():
     assert all(set(name) <= set(string.ascii_lowercase + "-") for name in FORMATS)
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            ["a\tO", "b\tB-x", "", "", " ", "\t", "\r", "-DOCSTART- O", "# id = 7", "#x\tO", "-\tO"]
+        ),
+        max_size=12,
+    ),
+    st.sets(st.integers(0, 12)),
+    st.booleans(),
+)
+def test_conll_is_cut_as_line_by_line(lines, cuts, has_returns):
+    """Whole paragraphs are cut at once; line by line is the plain way to the same sentences."""
+    from nomina.corpora.conll import _cut_by_line, _sentences, _State
+
+    end = "\r\n" if has_returns else "\n"
+    blocks, start = [], 0
+    for index in sorted({x for x in cuts if 0 < x < len(lines)} | {len(lines)}):
+        blocks.append((start + 1, "".join(line + end for line in lines[start:index])))
+        start = index
+    have = list(_sentences(block for block in blocks if block[1]))
+    assert have == list(_cut_by_line(lines, 1, _State()))

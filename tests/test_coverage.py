@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from test_entities import odd_text
 
 from nomina.coverage import coverage_warnings, uncovered
-from nomina.entities import Example, split_words
-from nomina.extractor import Tagger
+from nomina.entities import Example, LabelSet, split_words
+from nomina.extractor import Tagger, _Work
 
 LABELS = ["actor", "year"]
 long_text = st.lists(odd_text, max_size=12).map(" ".join) | odd_text.map(lambda t: t * 40)
@@ -54,7 +54,7 @@ def test_every_character_of_any_text_is_decided_exactly_once(tagger, text):
         document = tagger(text, LABELS)
     finally:
         del tagger.engine.decode
-    job = tagger._job(text, None, 0)
+    job = _Work(tagger.model, True, ())._begin(text, LabelSet.of(LABELS))
     decided = [0] * len(text)
     assert len(asked) == len(job.windows)
     for window, words in zip(job.windows, asked, strict=True):

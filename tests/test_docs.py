@@ -30,7 +30,8 @@ def test_the_readme_names_every_room():
 @pytest.mark.parametrize("page", sorted(ROOT.glob("docs/*.md")), ids=lambda page: page.name)
 def test_pages_point_to_files_that_exist(page):
     for link in re.findall(r"\]\(([^)#:]+)\)", re.sub(r"`[^`]*`", "", page.read_text())):
-        assert (page.parent / link).exists(), link
+        # These three are written by `make docs`; tests/test_site.py follows links to them.
+        assert (page.parent / link).exists() or link in ("cli.md", "errors.md", "api.md"), link
 
 
 def test_commands_are_in_the_changelog():

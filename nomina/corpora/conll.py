@@ -12,12 +12,13 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from nomina.corpora.corpus import Report, build_tagged
-from nomina.corpora.files import check_writable, read_lines, write_whole
+from nomina.corpora.files import check_writable, read_blocks, write_whole
 from nomina.entities import Example, spans_to_tags
 from nomina.errors import DataError
 
@@ -40,7 +41,7 @@ class Columns(NamedTuple):
 
 class _Sentence(NamedTuple):
     first_line: int
-    lines: list[str]
+    body: str  # its lines
     comments: dict[str, str]
     document: int
 
@@ -99,9 +100,13 @@ def read_conll(path: Path, report: Report, column: int | None = None) -> Iterato
         DataError: If no column holds tags; unless errors are skipped, if a line has too few
             columns or no tag. Names file and line.
     """
-    lines = read_lines(path, report)
-    sample = list(itertools.islice(lines, _SAMPLE))
-    texts = [line for _, line in sample]
+    blocks = read_blocks(path, report)
+    sample: list[tuple[int, str]] = []
+    texts: list[str] = []
+    while len(texts) < _SAMPLE and (block := next(blocks, None)) is not None:
+        sample.append(block)
+        texts += [line.removesuffix("\r") for line in block[1].split("\n", _SAMPLE)[:_SAMPLE]]
+    texts = texts[:_SAMPLE]
     columns = guess_columns(texts)
     if column is not None:
         columns = Columns(
@@ -111,40 +116,57 @@ def read_conll(path: Path, report: Report, column: int | None = None) -> Iterato
         if not any(not _is_blank(x) for x in texts):
             return
         raise DataError(
-            f"{path}: no column of tags (O, B-person, I-person ...) in the first {len(sample)} "
+            f"{path}: no column of tags (O, B-person, I-person ...) in the first {len(texts)} "
             "lines. Name it with --column, or the format with --from."
         )
     _note_choice(path, texts, columns, column, report)
     index = -1
-    for sentence in _sentences(itertools.chain(sample, lines), columns):
+    name = str(path)
+    known = {"O"}  # tags that were looked at
+    for sentence in _sentences(itertools.chain(sample, blocks)):
         index += 1
-        place = f"{path}:{sentence.first_line}"
-        rows = [_split(line, columns.is_tabbed) for line in sentence.lines]
-        try:
-            words = [row[columns.word] for row in rows]
-            tags = [row[columns.tag] for row in rows]
-        except IndexError:
-            tags = []
-        if not tags or any(not _TAG.fullmatch(tag) for tag in set(tags)):
-            number, reason = _find_fault(rows, columns)
-            raw = "\n".join(sentence.lines)
-            report.reject(f"{path}:{sentence.first_line + number}", reason, raw)
-            continue
+        place = f"{name}:{sentence.first_line}"
+        words, tags = _pick(sentence.body, columns)
+        if not tags or not known.issuperset(tags):
+            number, reason = _find_fault(sentence.body, columns)
+            if reason:
+                report.reject(f"{name}:{sentence.first_line + number}", reason, sentence.body)
+                continue
+            known.update(tags)
         extra = {"document": sentence.document} if sentence.document else {}
         own = sentence.comments.get("sent_id") or sentence.comments.get("id")
         example = build_tagged(words, tags, report, place, id=own or str(index), extra=extra)
         yield _with_text(example, sentence.comments.get("text", ""))
 
 
-def _find_fault(rows: list[list[str]], columns: Columns) -> tuple[int, str]:
+def _pick(body: str, columns: Columns) -> tuple[Sequence[str], Sequence[str]]:
+    """Return the columns of words and tags; nothing if a row lacks one of them."""
+    if columns.is_tabbed:
+        # All rows at once, if all are as wide as the first: then every step-th cell is a line end.
+        step = body.partition("\n")[0].count("\t") + 2
+        cells = body.replace("\n", "\t\n\t").split("\t")
+        num_ends = (len(cells) + 1) // step - 1
+        if body.count("\n") == num_ends == cells[step - 1 :: step].count("\n"):
+            if max(columns.word, columns.tag) < step - 1:
+                return cells[columns.word :: step], cells[columns.tag :: step]
+            return (), ()
+    rows = [_split(line, columns.is_tabbed) for line in body.split("\n")]
+    try:
+        return [row[columns.word] for row in rows], [row[columns.tag] for row in rows]
+    except IndexError:
+        return (), ()
+
+
+def _find_fault(body: str, columns: Columns) -> tuple[int, str]:
     """Find the first line of a sentence that has too few columns or no tag, and say so."""
+    rows = [_split(line, columns.is_tabbed) for line in body.split("\n")]
     width = max(columns.word, columns.tag) + 1
     for number, row in enumerate(rows):
         if len(row) < width:
             return number, f"{len(row)} columns, expected at least {width}"
         if not _TAG.fullmatch(row[columns.tag]):
             return number, f"a tag must be O or like B-person, I-person, was: {row[columns.tag]!r}"
-    raise AssertionError("the sentence has no fault")
+    return 0, ""
 
 
 def _with_text(example: Example, text: str) -> Example:
@@ -183,29 +205,78 @@ def _note_choice(
         )
 
 
-def _sentences(lines: Iterable[tuple[int, str]], columns: Columns) -> Iterator[_Sentence]:
+def _sentences(blocks: Iterable[tuple[int, str]]) -> Iterator[_Sentence]:
+    """Cut blocks of lines into sentences, at blank lines and at marks of documents."""
+    state = _State()
+    rest = ""  # a sentence may go on in the next block
+    first = 0
+    for number, text in blocks:
+        if "\r" in text:
+            text = text.replace("\r\n", "\n").removesuffix("\r")
+        if "\n " in text or "\n\t" in text:
+            text = _SPACES.sub("", text)
+        first = first if rest else number
+        cut = text.rfind("\n\n")
+        if cut < 0:
+            rest += text
+            continue
+        yield from _cut(rest + text[: cut + 1], first, state)
+        rest = text[cut + 2 :]
+        first = number + text.count("\n", 0, cut + 2)
+    yield from _cut(rest, first, state)
+
+
+@dataclass
+class _State:
+    """What stands before a sentence and holds for it."""
+
+    comments: dict[str, str] = field(default_factory=dict)
+    document: int = 0
+
+    def take_comments(self) -> dict[str, str]:
+        comments, self.comments = self.comments, {}
+        return comments
+
+
+def _cut(text: str, number: int, state: _State) -> Iterator[_Sentence]:
+    """Cut whole lines, of which the last sentence is complete, into sentences."""
+    for paragraph in text.split("\n\n"):
+        body = paragraph.strip("\n")
+        first = number + len(paragraph) - len(paragraph.lstrip("\n")) if body else number
+        number += paragraph.count("\n") + 2
+        if not body:
+            continue
+        if body[0] not in "#- \t\r" and not _SPECIAL.search(body):  # nearly all
+            yield _Sentence(first, body, state.take_comments(), state.document)
+        else:
+            yield from _cut_by_line(body.split("\n"), first, state)
+
+
+_SPACES = re.compile(r"^[ \t]+$", re.MULTILINE)
+_SPECIAL = re.compile(r"\n[- \t\r]")  # a line that may be blank, or a mark
+
+
+def _cut_by_line(lines: Iterable[str], number: int, state: _State) -> Iterator[_Sentence]:
+    """Cut lines of any kind."""
     rows: list[str] = []
-    first = document = 0
-    comments: dict[str, str] = {}
-    for number, line in lines:
-        if rows and line and line[0] not in " \t\r-":
-            rows.append(line)  # nearly all lines
-        elif _is_blank(line) or _is_mark(line):
+    first = number
+    for index, line in enumerate(lines, start=number):
+        if _is_blank(line) or _is_mark(line):
             if rows:
-                yield _Sentence(first, rows, comments, document)
-                rows, comments = [], {}
-            document += line.startswith(_DOCSTART)
+                yield _Sentence(first, "\n".join(rows), state.take_comments(), state.document)
+                rows = []
+            state.document += line.startswith(_DOCSTART)
         elif not rows and line[0] == "#" and (comment := _COMMENT.fullmatch(line)):
             if comment["key"]:
-                comments[comment["key"]] = comment["value"].strip()
+                state.comments[comment["key"]] = comment["value"].strip()
             elif comment["id"]:
-                comments["id"] = comment["id"]
+                state.comments["id"] = comment["id"]
         else:
             if not rows:
-                first = number
+                first = index
             rows.append(line)
     if rows:
-        yield _Sentence(first, rows, comments, document)
+        yield _Sentence(first, "\n".join(rows), state.take_comments(), state.document)
 
 
 def write_conll(
@@ -239,18 +310,24 @@ def write_conll(
             _count_losses(example, words, report)
             tags = spans_to_tags(example.spans, len(words), scheme)
             check_writable(example.text, path, f"example {example.id or index}")
-            lines = "\n".join(map("\t".join, zip(map(_cell, words), map(_cell, tags), strict=True)))
+            if _has_breaks(example):
+                words, tags = list(map(_cell, words)), list(map(_cell, tags))
+            lines = "\n".join(map("\t".join, zip(words, tags, strict=True)))
             if is_first and lines.startswith("\ufeff"):
                 file.write("\n")  # or the first word would be read as a byte order mark
             is_first = False
             file.write(lines + "\n\n")
 
 
+def _has_breaks(example: Example) -> bool:
+    """Whether a word or label may have a tab or a line break."""
+    names = (span.label for span in example.spans)
+    return any("\t" in x or "\n" in x or "\r" in x for x in (example.text, *names))
+
+
 def _cell(value: str) -> str:
     # CoNLL has no quoting; `_count_losses` says that it happened
-    if "\t" in value or "\n" in value or "\r" in value:
-        return value.replace("\t", " ").replace("\r", " ").replace("\n", " ")
-    return value
+    return value.replace("\t", " ").replace("\r", " ").replace("\n", " ")
 
 
 def _count_losses(example: Example, words: list[str], report: Report) -> None:
@@ -265,6 +342,6 @@ def _count_losses(example: Example, words: list[str], report: Report) -> None:
     for key in example.extra:
         if key not in ("document", "is_joined", "scores"):
             report.lose(f"fields left out: {key}")
-    for word in words:
+    for word in words if _has_breaks(example) else ():
         if _cell(word) != word:
             report.lose("words with tabs or line breaks, written as spaces")

@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import gc
 import itertools
+import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from nomina.entities import Entity, Example, LabelSet, Span, normalize_label, split_words
+from nomina.entities import Entity, Example, LabelSet, Span, normalize_label
 from nomina.errors import DataError
 
 # Stands in `Example.extra` of texts that were joined from words, so that nobody takes their spacing
@@ -171,6 +172,9 @@ def collect_labels(examples: Iterable[Example], known: Iterable[str] = ()) -> La
 # Examples from what files hold
 
 
+_start_of = operator.attrgetter("start")
+
+
 def keep_longest(entities: Iterable[Entity], report: Report, place: str) -> list[Entity]:
     """Return entities that do not overlap: the longest of each cluster, then the first.
 
@@ -185,8 +189,8 @@ def keep_longest(entities: Iterable[Entity], report: Report, place: str) -> list
         >>> report.lines()
         ('1 overlapping entities left out, the longest kept (a.txt [4, 8))',)
     """
-    ordered = sorted(entities, key=lambda e: e.start)
-    if all(a.end <= b.start for a, b in itertools.pairwise(ordered)):
+    ordered = sorted(entities, key=_start_of)
+    if len(ordered) < 2 or all(a.end <= b.start for a, b in itertools.pairwise(ordered)):
         return ordered
     kept: list[Entity] = []
     taken = bytearray(max(e.end for e in ordered))
@@ -202,7 +206,7 @@ def keep_longest(entities: Iterable[Entity], report: Report, place: str) -> list
         seen.add(key)
         taken[entity.start : entity.end] = b"\1" * (entity.end - entity.start)
         kept.append(entity)
-    return sorted(kept, key=lambda e: e.start)
+    return sorted(kept, key=_start_of)
 
 
 def build_example(
@@ -248,20 +252,36 @@ def build_example(
             report.lose("entities trimmed of white space at their borders", place)
             start += len(surface) - len(surface.lstrip())
             end = start + len(stripped)
-        clean.append(Entity(stripped, entity.label, start, end, entity.score))
+            clean.append(Entity(stripped, entity.label, start, end, entity.score))
+        elif entity.text == surface:
+            clean.append(entity)
+        else:
+            clean.append(Entity(surface, entity.label, start, end, entity.score))
     kept = keep_longest(clean, report, place)
     extra = dict(rest.pop("extra", None) or {})
     if any(entity.score != 1.0 for entity in kept):
         extra["scores"] = tuple(entity.score for entity in kept)
     if offsets is not None:
         offsets = tuple(offsets)
-        starts = {start: index for index, (start, _) in enumerate(offsets)}
-        ends = {end: index + 1 for index, (_, end) in enumerate(offsets)}
-        if all(e.start in starts and e.end in ends for e in kept):
-            spans = tuple(Span(starts[e.start], ends[e.end], e.label) for e in kept)
-            return Example(text, offsets, spans, extra=extra, **rest)
+        spans = _find_spans(kept, offsets)
+        if len(spans) == len(kept):
+            return Example(text, offsets, tuple(spans), extra=extra, **rest)
         report.lose("texts cut into words anew, because an entity ends inside a word", place)
     return Example.from_entities(text, kept, extra=extra, **rest)
+
+
+def _find_spans(entities: Sequence[Entity], offsets: Sequence[tuple[int, int]]) -> list[Span]:
+    """Return the spans of the entities that begin and end where words do."""
+    if not entities or not offsets:
+        return []
+    first, last = zip(*offsets, strict=True)
+    starts = dict(zip(first, range(len(first)), strict=True))
+    ends = dict(zip(last, range(1, len(last) + 1), strict=True))
+    return [
+        Span(starts[e.start], ends[e.end], e.label)
+        for e in entities
+        if e.start in starts and e.end in ends
+    ]
 
 
 def build_tagged(
@@ -293,23 +313,6 @@ def check_words(words: Any) -> Sequence[str]:
     Raises:
         DataError: If they are not.
     """
-    if not isinstance(words, (list, tuple)) or not all(isinstance(word, str) for word in words):
+    if not isinstance(words, (list, tuple)) or not {str}.issuperset(map(type, words)):
         raise DataError(f"words must be a list of strings, were: {str(words)[:80]}")
     return words
-
-
-def has_default_words(example: Example) -> bool:
-    """Tell whether the words are those that `Example.from_entities` would cut.
-
-    Example:
-        >>> has_default_words(Example.from_tags(["New-York"], ["O"]))
-        False
-    """
-    cuts = [0]
-    for span in example.spans:
-        cuts += [example.offsets[span.start][0], example.offsets[span.end - 1][1]]
-    cuts.append(len(example.text))
-    words = []
-    for start, end in itertools.pairwise(cuts):
-        words += [(start + a, start + b) for a, b in split_words(example.text[start:end])]
-    return tuple(words) == tuple(example.offsets)

@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 
@@ -68,18 +68,47 @@ def read_lines(path: Path, report: Report, keep_ends: bool = False) -> Iterator[
         DataError: If the file is binary or cannot be read, if a line is longer than
             `MAX_LINE_BYTES`, or, unless errors are skipped, if a line is not UTF-8.
     """
-    number = 0
+    for number, text in read_blocks(path, report):
+        lines = text.split("\n")
+        if not lines[-1]:
+            lines.pop()
+        if keep_ends:
+            yield from enumerate([line + "\n" for line in lines], start=number)
+        elif "\r" in text:
+            yield from enumerate([line.removesuffix("\r") for line in lines], start=number)
+        else:
+            yield from enumerate(lines, start=number)
+
+
+def read_blocks(path: Path, report: Report) -> Iterator[tuple[int, str]]:
+    """Yield a UTF-8 file as blocks of whole lines, each with the number of its first line.
+
+    What `read_lines` yields, before it is cut: readers that know how to cut many lines at once are
+    several times faster.
+
+    Args:
+        path: The file; may be gzipped.
+        report: Where a line that is not UTF-8 is set aside; a new block begins behind it.
+
+    Raises:
+        DataError: As `read_lines`.
+    """
+    number = 1
     with open_bytes(path) as file:
-        while data := _read_block(file, path, number):
-            if number == 0:
+        while data := _read_block(file, path, number - 1):
+            if number == 1:
                 check_is_text(path, data)
                 data = data.removeprefix(b"\xef\xbb\xbf")
-            lines = _decode(data, path, number, report)
-            index = number
-            for index, line in enumerate(lines, start=number + 1):
-                if line is not None:
-                    yield index, line + "\n" if keep_ends else line.removesuffix("\r")
-            number = index
+            try:
+                text = data.decode("utf-8")
+            except UnicodeDecodeError:
+                for index, line in _decode_each(data, path, number, report):
+                    yield index, line + "\n"
+                number += data.removesuffix(b"\n").count(b"\n") + 1
+                continue
+            if text:
+                yield number, text
+            number += text.count("\n")
 
 
 def _read_block(file: BinaryIO, path: Path, number: int) -> bytes:
@@ -101,28 +130,14 @@ def _read_block(file: BinaryIO, path: Path, number: int) -> bytes:
     return data
 
 
-def _decode(data: bytes, path: Path, number: int, report: Report) -> Iterable[str | None]:
-    """Return lines without line feeds; `None` for one that was set aside."""
-    try:
-        lines = data.decode("utf-8").split("\n")
-    except UnicodeDecodeError:
-        return _decode_each(data, path, number, report)
-    if not lines[-1]:
-        lines.pop()
-    return lines
-
-
-def _decode_each(data: bytes, path: Path, number: int, report: Report) -> Iterator[str | None]:
-    for line in data.removesuffix(b"\n").split(b"\n"):
-        number += 1
+def _decode_each(data: bytes, path: Path, number: int, report: Report) -> Iterator[tuple[int, str]]:
+    """Yield the lines that are UTF-8, with their numbers; the others are set aside."""
+    for index, line in enumerate(data.removesuffix(b"\n").split(b"\n"), start=number):
         try:
-            text: str | None = line.decode("utf-8")
+            yield index, line.decode("utf-8")
         except UnicodeDecodeError as error:
-            report.reject(
-                f"{path}:{number}", _not_utf8(error), line.decode("utf-8", "backslashreplace")
-            )
-            text = None
-        yield text
+            raw = line.decode("utf-8", "backslashreplace")
+            report.reject(f"{path}:{index}", _not_utf8(error), raw)
 
 
 def read_text(path: Path) -> str:

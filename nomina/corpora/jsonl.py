@@ -18,7 +18,6 @@ from nomina.corpora.corpus import (
     build_example,
     build_tagged,
     check_words,
-    has_default_words,
 )
 from nomina.corpora.files import read_lines, read_text, write_whole
 from nomina.entities import Entity, Example, LabelSet, join_words
@@ -45,6 +44,8 @@ def read_records(path: Path, report: Report) -> Iterator[tuple[str, Any, str]]:
         DataError: If the file is not UTF-8 or not JSON; unless errors are skipped, for a bad line.
     """
     lines = read_lines(path, report)
+    decode = json.JSONDecoder().raw_decode
+    name = str(path)
     is_first = True
     for number, line in lines:
         stripped = line.strip()
@@ -55,9 +56,11 @@ def read_records(path: Path, report: Report) -> Iterator[tuple[str, Any, str]]:
             yield from _read_array(path)
             return
         is_first = False
-        place = f"{path}:{number}"
+        place = f"{name}:{number}"
         try:
-            record = json.loads(stripped)
+            record, end = decode(stripped)
+            if end != len(stripped):
+                json.loads(stripped)  # says what is behind the record, and where
         except (ValueError, RecursionError) as error:
             report.reject(place, f"is not JSON: {error}", line)
             continue
@@ -250,12 +253,10 @@ _OURS = frozenset({"id", "text", "entities", "offsets", "label_set", "source", "
 
 def _parse_ours(record: Record, report: Report, place: str, index: str) -> Example:
     text = _text(record)
-    entities = [
-        _checked(
-            _entity(text, e["label"], e["start"], e["end"], e.get("score", 1.0)), e.get("text")
-        )
-        for e in record.get("entities") or ()
-    ]
+    entities = []
+    for e in record.get("entities") or ():
+        entity = _entity(text, e["label"], e["start"], e["end"], e.get("score", 1.0))
+        entities.append(_checked(entity, e.get("text")))
     offsets = record.get("offsets")
     labels = record.get("label_set")
     return build_example(
@@ -275,7 +276,7 @@ def _render_ours(example: Example, report: Report) -> dict[str, Any]:
     record: dict[str, Any] = {"id": example.id} if example.id else {}
     record["text"] = example.text
     record["entities"] = [entity.to_dict() for entity in scored_entities(example)]
-    if not has_default_words(example):
+    if not example.has_default_words:
         record["offsets"] = [list(pair) for pair in example.offsets]
     if example.labels is not None:
         record["label_set"] = label_table(example.labels)
@@ -473,7 +474,7 @@ def _render_doccano(example: Example, report: Report) -> dict[str, Any]:
 
 
 def _lose_words(example: Example, report: Report) -> None:
-    if not has_default_words(example):
+    if not example.has_default_words:
         report.lose("texts lost their own cut into words")
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from nomina.corpora.corpus import Report, build_example, has_default_words
+from nomina.corpora.corpus import Report, build_example
 from nomina.corpora.files import write_whole
 from nomina.corpora.jsonl import read_records, scored_entities
 from nomina.entities import Entity, Example
@@ -204,7 +204,7 @@ def write_label_studio(examples: Iterable[Example], path: Path, report: Report) 
 def _render(example: Example, report: Report) -> dict[str, Any]:
     if example.labels is not None:
         report.lose("examples lost their own label set")
-    if not has_default_words(example):
+    if not example.has_default_words:
         report.lose("texts lost their own cut into words")
     has_scores = "scores" in example.extra
     result = []

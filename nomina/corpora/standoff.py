@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from nomina.corpora.corpus import Report, build_example, has_default_words
+from nomina.corpora.corpus import Report, build_example
 from nomina.corpora.files import check_writable, read_lines, read_text, write_whole_folder
 from nomina.entities import Entity, Example
 from nomina.errors import DataError
@@ -158,7 +158,7 @@ def _count_losses(example: Example, report: Report) -> None:
         report.lose("examples lost their own label set")
     if example.source:
         report.lose("examples lost the name of their source")
-    if not has_default_words(example):
+    if not example.has_default_words:
         report.lose("texts lost their own cut into words")
     for key in example.extra:
         if key != "scores":

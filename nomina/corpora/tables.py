@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nomina.corpora.corpus import Report, has_default_words
+from nomina.corpora.corpus import Report
 from nomina.corpora.files import (
     check_writable,
     read_lines,
@@ -28,6 +28,7 @@ from nomina.corpora.jsonl import DIALECTS, label_table, scored_entities
 from nomina.entities import Example
 from nomina.errors import DataError, LabelError, MissingExtraError
 
+_encode = json.JSONEncoder(ensure_ascii=False).encode
 _COLUMNS = ("id", "text", "entities", "offsets", "label_set", "source")
 _SAMPLE = 1000  # rows looked at for further columns; a table's header stands first
 _WORDS, _TAGS = ("tokens", "words"), ("ner_tags", "labels", "tags")
@@ -98,7 +99,7 @@ def _render_row(example: Example, report: Report) -> dict[str, Any]:
         "id": example.id or None,
         "text": example.text,
         "entities": [entity.to_dict() for entity in scored_entities(example)],
-        "offsets": None if has_default_words(example) else [list(x) for x in example.offsets],
+        "offsets": None if example.has_default_words else [list(x) for x in example.offsets],
         "label_set": None if example.labels is None else label_table(example.labels),
         "source": example.source or None,
     }
@@ -215,7 +216,7 @@ def _csv_cell(value: Any, report: Report) -> str:
     if isinstance(value, str):
         return value
     try:
-        return json.dumps(value, ensure_ascii=False)
+        return _encode(value)
     except (TypeError, ValueError):
         report.lose(f"values written as plain text: {type(value).__name__}")
         return str(value)
