@@ -64,7 +64,7 @@ def test_batches_keep_to_their_budget(build_model):
     for batch in itertools.islice(iter(batches), 20):
         assert batch["input_ids"].numel() <= 300
     assert Batches(model, mixture, 300, max_length=5).num_too_long == 0
-    groups = list(by_tokens([encode(model, Question(row, LABELS)) for row in ROWS], 1))
+    groups = list(by_tokens([[encode(model, Question(row, LABELS))] for row in ROWS], 1))
     assert [len(group) for group in groups] == [1, 1, 1]
 
 
@@ -96,7 +96,7 @@ def test_training_learns_and_its_adapter_loads(recipe):
     assert len(losses) == 30
     assert sum(losses[-5:]) < sum(losses[:5])
     assert load_model(folder, torch.float32).config.format == "inline"
-    assert not folder.with_name("out.checkpoint").exists()
+    assert not folder.with_name("out.run").exists()
 
 
 def test_a_killed_run_goes_on_where_it_stopped(recipe):
