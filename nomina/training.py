@@ -408,11 +408,11 @@ class _Run:
             figures["questions left out for their length"] = f"{state.num_too_long:,}"
         if state.best_f1 >= 0:
             num = sum(len(dev.examples) for dev in material.dev)
-            names = ", ".join(dev.name for dev in material.dev)
+            names = ", ".join(Path(dev.name).name for dev in material.dev)
             figures["strict F1 on dev"] = (
                 f"{100 * state.best_f1:.1f} at step {state.best_step} ({num} sentences: {names})"
             )
-        plain = {item.name: item.default for item in dataclasses.fields(Recipe)}
+        plain = Recipe(output="plain").to_dict()
         always = ("base", "method", "learning_rate", "steps", "batch_tokens", "objective", "seed")
         values = recipe.to_dict()
         shown = {
@@ -427,7 +427,9 @@ class _Run:
             self.trainable.base,
             recipe.method,
             self.trainable.model.format.name,
-            [CardData(x.name, x.licence, x.num_sentences) for x in material.sources],
+            [
+                CardData(Path(x.name).name, x.licence, x.num_sentences) for x in material.sources
+            ],  # paths are nobody else's business
             shown,
             material.labels.names if material.labels else (),
             figures,
