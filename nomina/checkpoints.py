@@ -184,7 +184,9 @@ class Checkpoints:
         keys = {*given, *self.identity}
         changed = sorted(k for k in keys if given.get(k) != self.identity.get(k))
         if changed:
-            changes = ", ".join(f"{k}: {given.get(k)!r} -> {self.identity.get(k)!r}" for k in changed)
+            changes = ", ".join(
+                f"{k}: {given.get(k)!r} -> {self.identity.get(k)!r}" for k in changed
+            )
             raise RecipeError(
                 f"{self.folder} holds a run that was not finished, of another recipe or other data "
                 f"({changes}). Go on with that one, use another output, or delete the folder."

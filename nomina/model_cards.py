@@ -11,8 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from nomina.base import BASE_NAME
-
 _GEMMA = (
     "A Model Derivative of Gemma: provided under and subject to the Gemma Terms of Use found at "
     "ai.google.dev/gemma/terms, with the use restrictions of the Gemma Prohibited Use Policy. The "
@@ -73,7 +71,7 @@ class Card:
             >>> card.render().splitlines()[5]
             '# mine'
         """
-        is_gemma = BASE_NAME in (self.base, self.origin) or "gemma" in self.base.lower()
+        is_gemma = "gemma" in self.base.lower()
         kind = "A LoRA adapter" if self.method == "lora" else "A full model"
         day = time.strftime("%Y-%m-%d", time.gmtime(self.date))
         front = ["---", "library_name: nomina", f"base_model: {self.base}", "tags: [ner]", "---"]

@@ -219,12 +219,9 @@ def fold_attention(module: Any) -> bool:
     Returns:
         Whether it does now.
     """
-    config = getattr(module, "config", None)
-    if (
-        getattr(config, "model_type", "") not in _FOLDABLE
-        or getattr(config, "attention_dropout", 0.0)
-        or module.device.type != "cpu"
-    ):
+    config: Any = module.config
+    dropout: Any = getattr(config, "attention_dropout", None)
+    if getattr(config, "model_type", "") not in _FOLDABLE or dropout or module.device.type != "cpu":
         return False
     config._attn_implementation = FOLDED
     return True

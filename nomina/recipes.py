@@ -37,6 +37,12 @@ FINE_TUNING: Mapping[str, Any] = {
     "patience": 3,
 }
 
+_CHOICES = {
+    "objective": ("decisions", "tokens"),
+    "method": ("lora", "full"),
+    "dtype": ("", "bfloat16", "float32"),
+}
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -109,12 +115,11 @@ class Recipe:
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
             self._check_type(item.name, str(item.type), getattr(self, item.name))
-        choices = {
-            "objective": ("decisions", "tokens"),
-            "method": ("lora", "full"),
-            "dtype": ("", "bfloat16", "float32"),
-        }
-        for name, allowed in choices.items():
+        self._check_ranges()
+        self._check_together()
+
+    def _check_ranges(self) -> None:
+        for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 known = " or ".join(x for x in allowed if x)
                 raise RecipeError(f"{name} must be {known}, was: {getattr(self, name)!r}")
@@ -124,8 +129,6 @@ class Recipe:
         for name in ("warmup_steps", "evaluate_every", "patience"):
             if getattr(self, name) < 0:
                 raise RecipeError(f"{name} must be 0 or more, was: {getattr(self, name)}")
-        if self.steps < (0 if self.data else 1):
-            raise RecipeError(f"steps must be 1 or more, was: {self.steps}")
         if self.dev_sentences < 1 or not 0 <= self.dev_share <= 0.5:
             raise RecipeError(
                 "dev_sentences must be 1 or more and dev_share from 0 to 0.5, were: "
@@ -133,6 +136,12 @@ class Recipe:
             )
         if not 0 < self.learning_rate < 1:
             raise RecipeError(f"learning_rate must be above 0, was: {self.learning_rate}")
+        if self.format:
+            get_format(self.format)
+
+    def _check_together(self) -> None:
+        if self.steps < (0 if self.data else 1):
+            raise RecipeError(f"steps must be 1 or more, was: {self.steps}")
         if not self.output:
             raise RecipeError("output must name a folder for the trained model, was empty")
         if self.data and self.corpora:
@@ -141,8 +150,6 @@ class Recipe:
             raise RecipeError("`labels` is the label set of `data`, which is empty")
         if self.patience and not (self.data or self.dev):
             raise RecipeError("`patience` needs a dev set: name one in `dev`")
-        if self.format:
-            get_format(self.format)
 
     @staticmethod
     def _check_type(name: str, kind: str, value: Any) -> None:

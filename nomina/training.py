@@ -28,7 +28,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from nomina.base import quiet_libraries
 from nomina.batches import Batches, Encoded, Place, by_tokens, collate, encode, pack
-from nomina.checkpoints import Checkpoints, RunState, replace_folder
+from nomina.checkpoints import Checkpoints, replace_folder
 from nomina.errors import DataError, MissingExtraError, RecipeError
 from nomina.extractor import Tagger
 from nomina.material import DevSet, Material, default_mixture, read_material
@@ -215,9 +215,7 @@ class _Run:
         identity = {**recipe.to_dict(), "sentences": material.fingerprint, "processes": self.size}
         for key in ("output", "compile", "save_every"):
             del identity[key]
-        self.checkpoints = Checkpoints(
-            self.output.with_name(self.output.name + ".run"), identity
-        )
+        self.checkpoints = Checkpoints(self.output.with_name(self.output.name + ".run"), identity)
         self.state = self.checkpoints.read_state()
         self.evaluate_every = recipe.evaluate_every or max(recipe.steps // 5, 1)
         with quiet_libraries():
@@ -462,7 +460,7 @@ def _count(tagger: Tagger, dev: DevSet, rank: int, size: int) -> list[int]:
 # Hugging Face's Trainer, and what it does otherwise here
 
 
-class _Trainer(Trainer):
+class _Trainer(Trainer):  # type: ignore[misc, unused-ignore]
     """The Trainer with our batches, optimiser and learning rate."""
 
     def __init__(self, run: _Run) -> None:
@@ -487,22 +485,21 @@ class _Trainer(Trainer):
         if self.run.is_sharded:
             made: torch.optim.Optimizer = super().create_optimizer(model)
             return made
-        if self.optimizer is None:
-            weights = self.run.trainable.weights
-            self.optimizer = MasterAdamW(weights.values(), lr=self.run.recipe.learning_rate)
-            self.run.checkpoints.load(weights, self.optimizer)
-        return self.optimizer
+        weights = self.run.trainable.weights
+        optimizer = MasterAdamW(weights.values(), lr=self.run.recipe.learning_rate)
+        self.run.checkpoints.load(weights, optimizer)
+        self.optimizer: Any = optimizer
+        return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
         """Return the learning rate's course, from where the run is."""
-        if self.lr_scheduler is None:
-            recipe, first = self.run.recipe, self.run.state.step
-            self.lr_scheduler = LambdaLR(
-                optimizer or self.optimizer,
-                lambda step: rate_factor(first + step, num_training_steps, recipe.warmup_steps),
-            )
-            self._created_lr_scheduler = True
-        return self.lr_scheduler
+        first, warmup = self.run.state.step, self.run.recipe.warmup_steps
+        scheduler = LambdaLR(
+            optimizer or self.optimizer,
+            lambda step: rate_factor(first + step, num_training_steps, warmup),
+        )
+        self.lr_scheduler: Any = scheduler
+        return scheduler
 
     def training_step(
         self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
@@ -516,7 +513,7 @@ class _Trainer(Trainer):
         return loss
 
 
-class _Steps(TrainerCallback):
+class _Steps(TrainerCallback):  # type: ignore[misc, unused-ignore]
     """What happens between steps: reports, evaluations, checkpoints."""
 
     def __init__(self, run: _Run) -> None:

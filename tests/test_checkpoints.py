@@ -105,7 +105,7 @@ def test_damaged_checkpoints_are_named(checkpoints, weights, optimizer):
     with pytest.raises(RecipeError, match="step-000001 cannot be read"):
         checkpoints.load(weights, optimizer)
     (checkpoints.folder / "step-000001" / "state.json").write_text("{")
-    with pytest.raises(RecipeError, match="Delete .* to begin anew"):
+    with pytest.raises(RecipeError, match=r"Delete .* to begin anew"):
         checkpoints.read_state()
 
 

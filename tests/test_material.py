@@ -12,8 +12,13 @@ from nomina.errors import DataError, LabelError, RecipeError
 from nomina.material import cut_example, read_material
 from nomina.recipes import Recipe
 
-GOOD = {"text": "Anna lives in Oslo.", "entities": [
-    {"start": 0, "end": 4, "label": "person"}, {"start": 14, "end": 18, "label": "city"}]}  # fmt: skip
+GOOD = {
+    "text": "Anna lives in Oslo.",
+    "entities": [
+        {"start": 0, "end": 4, "label": "person"},
+        {"start": 14, "end": 18, "label": "city"},
+    ],
+}
 
 
 @pytest.fixture
@@ -64,14 +69,16 @@ def test_labels_are_those_of_the_labels_file(make, tmp_path):
     assert any("not in" in note and "year" in note for note in material.notes)
     question = next(material.mixture.questions(1))
     assert {label.name for label in question.labels} <= {"Person", "city", "year"}
-    with pytest.raises(DataError, match=r"data.jsonl:2: the label 'citty' is not in .*Did you mean"):
+    with pytest.raises(
+        DataError, match=r"data.jsonl:2: the label 'citty' is not in .*Did you mean"
+    ):
         make([GOOD, one("Oslo", (0, 4, "citty"))], labels=str(labels))
 
 
 def test_an_empty_dev_set_is_an_error(make):
     for records in ([], [{"text": "nothing", "entities": []}]):
         dev = make.write(records, "dev.jsonl")
-        with pytest.raises(DataError, match="dev.jsonl"):
+        with pytest.raises(DataError, match=r"dev\.jsonl"):
             make([GOOD], dev=[dev])
 
 

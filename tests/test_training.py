@@ -211,7 +211,7 @@ def test_another_recipe_does_not_go_on_with_a_run(folder):
 
     with pytest.raises(KeyboardInterrupt):
         train(Recipe.of(values(folder, dev_share=0.0)), stop)
-    with pytest.raises(RecipeError, match="learning_rate: 0.02 -> 0.01"):
+    with pytest.raises(RecipeError, match=r"learning_rate: 0\.02 -> 0\.01"):
         train(Recipe.of(values(folder, dev_share=0.0, learning_rate=0.01)))
     (folder / "mine.jsonl").write_text('{"tokens": ["Oslo"], "labels": ["B-city"]}\n')
     with pytest.raises(RecipeError, match="sentences: "):
