@@ -54,6 +54,10 @@ class Objective(torch.nn.Module):
         right = (logits.argmax(-1) == 0).float().mean()
         return {"loss": loss, "accuracy": right.detach()}
 
+    def activation_checkpointing_enable(self, **options: Any) -> None:
+        """Trade time for memory; the Trainer calls this if `[trainer]` says so."""
+        self._base().activation_checkpointing_enable(**options)
+
     def _base(self) -> Any:
         base = self.module
         return base.get_base_model() if hasattr(base, "get_base_model") else base
