@@ -114,7 +114,7 @@ def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(folder):
     want = train(Recipe.of(values(folder, output=f"{folder}/whole")))
     path = write_recipe(folder / "recipe.toml", values(folder))
     process = run_script(path, kill_at=7)
-    assert process.wait(240) == -signal.SIGKILL, (folder / "recipe.toml.log").read_text()
+    assert process.wait(900) == -signal.SIGKILL, (folder / "recipe.toml.log").read_text()
     assert files(folder / "out.run") == {"step-000006", "best-000006"}
     steps = []
     have = train(Recipe.read(path), lambda now: steps.append(now.step))
@@ -156,7 +156,7 @@ def test_two_processes_are_one_with_twice_the_batch(folder):
         for rank in "01"
     ]
     for process in both:
-        assert process.wait(240) == 0, (folder / "recipe.toml.log").read_text()
+        assert process.wait(900) == 0, (folder / "recipe.toml.log").read_text()
     assert json.loads((folder / "two.json").read_text()) == pytest.approx(losses, rel=1e-4)
     have = load_file(folder / "out" / WEIGHTS)
     for name, tensor in load_file(want / WEIGHTS).items():
