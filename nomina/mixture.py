@@ -11,9 +11,11 @@ Knows nothing of tokens or models.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -58,7 +60,10 @@ class MixtureConfig:
         temperature: A corpus is drawn in proportion to its size to this power.
         shares: Fixed share of all questions for a corpus, in place of the temperature's.
         max_absent: Labels asked for that are not in the text, at most.
-        p_all_labels: Ask for the whole label set of the corpus, if it has at most 24.
+        p_all_labels: Ask for the whole label set of the corpus, if it has at most `max_all_labels`.
+        max_all_labels: See `p_all_labels`.
+        group: This many questions in a row that ask for all labels of their corpus do so in the
+            same words and order, so that they can share the computation of their prompt.
         p_drop_present: Leave a type of the text out of the question.
         p_foreign: Add absent types of other corpora that mean something else.
         p_rename: Ask for a label under another name.
@@ -80,6 +85,8 @@ class MixtureConfig:
     shares: Mapping[str, float] | None = None
     max_absent: int = 14
     p_all_labels: float = 0.4
+    max_all_labels: int = 24
+    group: int = 1
     p_drop_present: float = 0.08
     p_foreign: float = 0.25
     p_rename: float = 0.2
@@ -100,6 +107,8 @@ class MixtureConfig:
                 raise RecipeError(f"{name} is a probability from 0 to 1, was: {value}")
         if self.max_words < 8:
             raise RecipeError(f"max_words must be 8 or more, was: {self.max_words}")
+        if self.group < 1:
+            raise RecipeError(f"group must be 1 or more, was: {self.group}")
 
 
 # --------------------------------------------------------------------------------------------------
@@ -257,20 +266,44 @@ class Mixture:
             name: shares.get(name, rest * sizes.get(name, 0.0) / total) for name in self.corpora
         }
 
-    def questions(self, seed: int) -> Iterator[Question]:
-        """Yield questions without end; the same seed gives the same ones."""
-        rng = random.Random(seed)
-        names, weights = list(self.weights), list(self.weights.values())
-        decks: dict[str, list[int]] = {}
-        while True:
-            name = rng.choices(names, weights)[0]
-            if not decks.get(name):  # without replacement: each passage once before any twice
-                decks[name] = list(range(len(self.corpora[name])))
-                rng.shuffle(decks[name])
-            yield self.ask(name, decks[name].pop(), rng)
+    def questions(self, seed: int, start: int = 0) -> Iterator[Question]:
+        """Yield questions without end; the same seed gives the same ones.
 
-    def ask(self, name: str, index: int, rng: random.Random) -> Question:
-        """Draw a question over one passage of a corpus."""
+        Args:
+            seed: Of the draw. Question `i` depends on it and on `i` alone.
+            start: Number of the first question, so that a stream can be taken up anywhere.
+        """
+        names, limits = list(self.weights), list(itertools.accumulate(self.weights.values()))
+        draw = random.Random(f"{seed}/corpora")
+        taken: Counter[str] = Counter()
+        decks: dict[str, tuple[int, list[int]]] = {}
+        for number in itertools.count():
+            name = draw.choices(names, cum_weights=limits)[0]
+            place = taken[name]
+            taken[name] += 1
+            if number < start:
+                continue
+            # Without replacement: each passage of a corpus once before any twice.
+            turn, at = divmod(place, len(self.corpora[name]))
+            if name not in decks or decks[name][0] != turn:
+                deck = list(range(len(self.corpora[name])))
+                random.Random(f"{seed}/{name}/{turn}").shuffle(deck)
+                decks[name] = turn, deck
+            group = self.config.group
+            shared = random.Random(f"{seed}/group {number // group}") if group > 1 else None
+            yield self.ask(name, decks[name][1][at], random.Random(f"{seed}/{number}"), shared)
+
+    def ask(
+        self, name: str, index: int, rng: random.Random, shared: random.Random | None = None
+    ) -> Question:
+        """Draw a question over one passage of a corpus.
+
+        Args:
+            name: The corpus.
+            index: Of the passage.
+            rng: Decides.
+            shared: Decides in its place what questions of a group have in common.
+        """
         config = self.config
         rows = self.corpora[name]
         example = rows[index]
@@ -278,13 +311,15 @@ class Mixture:
             count = rng.randint(2, 3)
             example = _merge(rows[index : index + count], config.max_words)
         example = _cut(example, config.max_words)
-        labels = self._labels(name, example, rng)
+        labels = self._labels(name, example, rng, shared)
         spans = [span for span in example.spans if span.label in labels]
         if name not in self.label_sets and not example.labels and rng.random() < config.p_general:
             labels = self._general({span.label for span in example.spans}, labels, rng)
         example, labels = self._rename(replace(example, spans=tuple(spans)), labels, rng)
-        defined = rng.random() < (0.9 if example.labels else config.p_define)
-        label_set = self._label_set(labels, example.labels, defined, rng)
+        dice = shared or rng
+        defined = dice.random() < (0.9 if example.labels else config.p_define)
+        own = example.labels or self.label_sets.get(name)
+        label_set = self._label_set(labels, own, defined, dice)
         demonstrations: tuple[Example, ...] = ()
         if rng.random() < config.p_demonstrate and name in self.label_sets:
             demonstrations = self._demonstrations(rows, index, labels, rng)
@@ -294,7 +329,9 @@ class Mixture:
         example = _write(example, config, rng)
         return Question(example, label_set, defined, demonstrations, name)
 
-    def _labels(self, name: str, example: Example, rng: random.Random) -> dict[str, str]:
+    def _labels(
+        self, name: str, example: Example, rng: random.Random, shared: random.Random | None = None
+    ) -> dict[str, str]:
         """Choose what to ask for; returns `label in the corpus -> label in the question`."""
         config = self.config
         present = list(dict.fromkeys(span.label for span in example.spans))
@@ -303,7 +340,11 @@ class Mixture:
             own = self.label_sets[name].names
         if own is not None:
             absent = [label for label in own if label not in set(present)]
-            keep_all = example.labels or (len(own) <= 24 and rng.random() < config.p_all_labels)
+            keep_all = example.labels or (
+                len(own) <= config.max_all_labels and (shared or rng).random() < config.p_all_labels
+            )
+            if keep_all and shared is not None and not example.labels:
+                return {label: label for label in shared.sample(own, len(own))}
             if not keep_all:
                 count = rng.randint(0, min(len(absent), config.max_absent))
                 absent = rng.sample(absent, count)
@@ -364,7 +405,7 @@ class Mixture:
         config, cards = self.config, self.cards
         if example.labels is None and rng.random() < config.p_broader:
             kinds = {label: card.broader for label in labels if (card := cards.get(label))}
-            for kind in set(kinds.values()) - {""}:
+            for kind in dict.fromkeys(kind for kind in kinds.values() if kind):
                 fine = [label for label in labels if kinds.get(label) == kind]
                 others = [label for label in labels if label not in fine]
                 if rng.random() < 0.5 and not any(cards.may_overlap(kind, x) for x in others):
@@ -388,16 +429,17 @@ class Mixture:
         defined: bool,
         rng: random.Random,
     ) -> LabelSet:
-        own_definitions = {label.name: label.definition for label in own or ()}
+        known = {label.name: label for label in own or ()}
         made: dict[str, Label] = {}
         for old, new in labels.items():
-            definition = ""
+            label = Label(new)
             if defined:
                 card = self.cards.get(new) or self.cards.get(old)
-                definition = own_definitions.get(old) or (card.definition if card else "")
-                if rng.random() < 0.1:
-                    definition = ""
-            made.setdefault(normalize_label(new), Label(new, definition))
+                own_label = known.get(old, label)
+                definition = own_label.definition or (card.definition if card else "")
+                if rng.random() >= 0.1:
+                    label = Label(new, definition, own_label.examples)
+            made.setdefault(normalize_label(new), label)
         return LabelSet(tuple(made.values()))
 
     def _demonstrations(

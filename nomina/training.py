@@ -1,374 +1,68 @@
-"""Training: recipes, questions as batches, an adapter at the end.
+"""Training: a recipe in, a model folder out, by Hugging Face's `Trainer`.
 
-Two objectives. `decisions` asks what grounded decoding will ask: at every choice the likelihood of
-the right one *among the allowed ids*, so that no capacity goes into copying and no softmax into the
-262 thousand ids that cannot come. `tokens` is GNER's: the likelihood of the whole completion over
-the whole vocabulary.
+The Trainer runs the loop, spreads it over processes (DDP, DeepSpeed, FSDP) and calls callbacks;
+`_Steps` is ours: it reports, evaluates on dev, keeps the best model and writes checkpoints. What a
+step does follows from its number (`batches.Place` says which questions, a seed of its own what is
+random), so a killed run goes on to the very weights that it would have had.
 
-Knows nothing of how questions are drawn (`mixture`) or of the command line.
+Knows recipes, material, models and batches; nothing of the command line.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
-import random
 import shutil
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from nomina.base import quiet_libraries
-from nomina.corpora import default_sets, read_corpus, read_index
-from nomina.errors import NominaError, RecipeError
-from nomina.formats import Sentence, get_format, gold_spans
-from nomina.grounding import Grounding
-from nomina.mixture import Cards, Mixture, MixtureConfig, Question, label_cards_path
-from nomina.models import (
-    LanguageModel,
-    ModelConfig,
-    choice_logits,
-    decoder_of,
-    load_model,
-    write_config,
+from nomina.batches import Batches, Encoded, Place, by_tokens, collate, encode, pack
+from nomina.checkpoints import Checkpoints, replace_folder
+from nomina.errors import DataError, MissingExtraError, RecipeError
+from nomina.extractor import Tagger
+from nomina.material import DevSet, Material, default_mixture, read_material
+from nomina.mixture import Question
+from nomina.model_cards import Card, CardData
+from nomina.models import CONFIG_NAME, LanguageModel
+from nomina.objective import Objective, can_pack, compile_layers, fold_attention, plain_layers
+from nomina.optimizer import MasterAdamW, rate_factor
+from nomina.recipes import Recipe, default_steps
+from nomina.trainable import Trainable, load_trainable
+
+__all__ = [
+    "Batches",
+    "Encoded",
+    "Objective",
+    "Progress",
+    "Recipe",
+    "by_tokens",
+    "collate",
+    "default_mixture",
+    "encode",
+    "pack",
+    "train",
+]
+
+# Set by the recipe's own keys, or by how training works here.
+_RESERVED = frozenset(
+    "output_dir max_steps num_train_epochs learning_rate warmup_steps warmup_ratio seed data_seed "
+    "gradient_accumulation_steps per_device_train_batch_size dataloader_num_workers do_train "
+    "do_eval eval_strategy eval_steps save_strategy save_steps save_total_limit "
+    "load_best_model_at_end resume_from_checkpoint lr_scheduler_type disable_tqdm "
+    "remove_unused_columns max_grad_norm weight_decay adam_beta1 adam_beta2 adam_epsilon "
+    "auto_find_batch_size".split()
 )
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:  # pragma: no cover
-    import tomli as tomllib
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """A question as token ids.
-
-    Attributes:
-        prefix_ids: The part of the prompt before the sentence.
-        prompt_ids: The rest of the prompt.
-        target_ids: What should be written.
-        choices: Position in `target_ids`, ids allowed there, and which of them is right.
-    """
-
-    prefix_ids: list[int]
-    prompt_ids: list[int]
-    target_ids: list[int]
-    choices: list[tuple[int, tuple[int, ...], int]]
-
-    def __len__(self) -> int:
-        return len(self.prefix_ids) + len(self.prompt_ids) + len(self.target_ids)
-
-
-def encode(model: LanguageModel, question: Question) -> Encoded:
-    """Turn a question into token ids and choices."""
-    example = question.example
-    sentence = Sentence.of(example.text, example.offsets)
-    labels = question.labels.names
-    prompt = model.format.prompt(
-        sentence, question.labels, question.definitions, question.demonstrations
-    )
-    grounding = Grounding(model.format, sentence, labels, model.lexicon)
-    fork = grounding.start()
-    ids = list(fork.forced)
-    choices = []
-    for fork, choice in grounding.walk(gold_spans(labels, example.spans)):
-        choices.append((len(ids), fork.allowed, choice))
-        ids.append(fork.allowed[choice])
-        ids.extend(fork.take(choice).forced)
-    return Encoded(model.prefix_ids(prompt), model.sentence_ids(prompt), ids, choices)
-
-
-def collate(items: Sequence[Encoded], pad_id: int, is_encoder_decoder: bool) -> dict[str, Any]:
-    """Pad items on the right and lay out their choices.
-
-    Returns:
-        `input_ids` (batch, length); for encoder-decoder models `encoder_ids` and `encoder_mask`;
-        `lengths` (batch, 2) of prefix and whole prompt; `target_mask` (batch, length), true where
-        the *next* id is part of the target; and for the choices `choice_index` (n), flat positions
-        of the hidden states they are made from, `choice_ids` (n, k) and `choice_mask` (n, k),
-        the right one first.
-    """
-    rows, starts, encoder_rows = [], [], []
-    for item in items:
-        prompt = item.prefix_ids + item.prompt_ids
-        if is_encoder_decoder:
-            encoder_rows.append(prompt)
-            rows.append([pad_id, *item.target_ids])  # T5 starts with the padding id
-            starts.append(1)
-        else:
-            rows.append(prompt + item.target_ids)
-            starts.append(len(prompt))
-    length = max(len(row) for row in rows)
-    width = max((len(a) for item in items for _, a, _ in item.choices), default=1)
-    index, ids, sizes = [], [], []
-    for number, (item, start) in enumerate(zip(items, starts, strict=True)):
-        for position, allowed, choice in item.choices:
-            index.append(number * length + start + position - 1)
-            others = [x for i, x in enumerate(allowed) if i != choice]
-            ids.append([allowed[choice], *others, *[pad_id] * (width - len(allowed))])
-            sizes.append(len(allowed))
-    batch: dict[str, Any] = {
-        "input_ids": _pad(rows, pad_id),
-        "lengths": torch.tensor(
-            [[len(x.prefix_ids), s] for x, s in zip(items, starts, strict=True)]
-        ),
-        "choice_index": torch.tensor(index, dtype=torch.long),
-        "choice_ids": torch.tensor(ids, dtype=torch.long).reshape(-1, width),
-    }
-    positions = torch.arange(length)
-    ends = torch.tensor([len(row) for row in rows])
-    first = batch["lengths"][:, 1:]
-    batch["target_mask"] = (positions >= first - 1) & (positions < ends.unsqueeze(1) - 1)
-    batch["choice_mask"] = torch.arange(width) < torch.tensor(sizes).unsqueeze(1)
-    if is_encoder_decoder:
-        batch["encoder_ids"] = _pad(encoder_rows, pad_id)
-        lengths = torch.tensor([len(row) for row in encoder_rows]).unsqueeze(1)
-        batch["encoder_mask"] = torch.arange(batch["encoder_ids"].shape[1]) < lengths
-    return batch
-
-
-def _pad(rows: Sequence[Sequence[int]], pad_id: int) -> torch.Tensor:
-    length = max(len(row) for row in rows)
-    return torch.tensor([[*row, *[pad_id] * (length - len(row))] for row in rows])
-
-
-class Objective(torch.nn.Module):
-    """The model with its loss, as one module, so that data parallelism sees one forward pass.
-
-    Args:
-        module: A Hugging Face model, with or without adapters.
-        kind: "decisions" or "tokens".
-    """
-
-    def __init__(self, module: Any, kind: str = "decisions") -> None:
-        super().__init__()
-        self.module = module
-        self.kind = kind
-
-    def forward(self, **batch: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return the loss, and the number of choices with the right one on top."""
-        hidden = self._hidden(batch)  # (batch, length, width)
-        hidden = hidden.flatten(0, 1)  # (batch * length, width)
-        if self.kind == "tokens":
-            return {"loss": self._token_loss(hidden, batch)}
-        chosen = hidden[batch["choice_index"]]  # (choices, width)
-        logits = choice_logits(self.module, chosen, batch["choice_ids"])  # (choices, k)
-        logits = logits.masked_fill(~batch["choice_mask"], float("-inf"))
-        loss = (torch.logsumexp(logits, -1) - logits[:, 0]).mean()
-        right = (logits.argmax(-1) == 0).float().mean()
-        return {"loss": loss, "accuracy": right.detach()}
-
-    def _hidden(self, batch: dict[str, torch.Tensor]) -> Any:
-        decoder = decoder_of(self.module)
-        ids = batch["input_ids"]
-        if "encoder_ids" in batch:
-            base = self.module
-            base = base.get_base_model() if hasattr(base, "get_base_model") else base
-            mask = batch["encoder_mask"]
-            encoded = base.get_encoder()(input_ids=batch["encoder_ids"], attention_mask=mask)
-            return decoder(
-                input_ids=ids,
-                encoder_hidden_states=encoded.last_hidden_state,
-                encoder_attention_mask=mask,
-                use_cache=False,
-            ).last_hidden_state
-        return decoder(input_ids=ids, use_cache=False).last_hidden_state
-
-    def _token_loss(self, hidden: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        mask = batch["target_mask"].flatten()
-        index = mask.nonzero().squeeze(-1)
-        wanted = batch["input_ids"].flatten()[index + 1]
-        base = self.module
-        base = base.get_base_model() if hasattr(base, "get_base_model") else base
-        head = base.get_output_embeddings()
-        total = hidden.new_zeros((), dtype=torch.float32)
-        for part in torch.split(index, 2048):  # bounds the (positions, vocabulary) logits
-            rows = hidden[part]
-            if base.config.is_encoder_decoder and base.config.tie_word_embeddings:
-                rows = rows * base.config.d_model**-0.5
-            logits = head(rows).float()
-            total = total + torch.nn.functional.cross_entropy(
-                logits, batch["input_ids"].flatten()[part + 1], reduction="sum"
-            )
-        return total / max(len(wanted), 1)
-
-
-# --------------------------------------------------------------------------------------------------
-# Batches
-
-
-class Batches(IterableDataset[dict[str, Any]]):
-    """Endless batches of about equal cost: questions sorted by length, cut by a token budget.
-
-    Args:
-        model: Tokenises.
-        mixture: Draws the questions.
-        max_tokens: Rows times padded length of a batch.
-        seed: Of the draw; each worker and rank goes on from its own.
-        max_length: Longer questions are left out and counted in `num_too_long`.
-        buffer: Questions sorted together.
-    """
-
-    def __init__(
-        self,
-        model: LanguageModel,
-        mixture: Mixture,
-        max_tokens: int,
-        seed: int = 0,
-        max_length: int = 512,
-        buffer: int = 1024,
-    ) -> None:
-        super().__init__()
-        self.model = model
-        self.mixture = mixture
-        self.max_tokens = max_tokens
-        self.seed = seed
-        self.max_length = max_length
-        self.buffer = buffer
-        self.num_too_long = 0
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        worker = get_worker_info()
-        seed = self.seed * 1009 + (worker.id if worker else 0)
-        rng = random.Random(seed)
-        questions = self.mixture.questions(seed)
-        pad_id = self.model.tokenizer.pad_token_id or 0
-        while True:
-            items: list[Encoded] = []
-            while len(items) < self.buffer:
-                item = encode(self.model, next(questions))
-                if len(item) > self.max_length:
-                    self.num_too_long += 1
-                else:
-                    items.append(item)
-            items.sort(key=len)
-            groups = list(by_tokens(items, self.max_tokens))
-            rng.shuffle(groups)
-            for group in groups:
-                yield collate(group, pad_id, self.model.is_encoder_decoder)
-
-
-def by_tokens(items: Iterable[Encoded], max_tokens: int) -> Iterator[list[Encoded]]:
-    """Cut sorted items into groups whose rows times longest length stay within a budget."""
-    group: list[Encoded] = []
-    longest = 0
-    for item in items:
-        longest = max(longest, len(item))
-        if group and longest * (len(group) + 1) > max_tokens:
-            yield group
-            group, longest = [], len(item)
-        group.append(item)
-    if group:
-        yield group
-
-
-# --------------------------------------------------------------------------------------------------
-# Recipes
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that a training run depends on; a TOML file with these keys.
-
-    Attributes:
-        output: Folder of the trained adapter.
-        base: Model to start from: a base, or an adapter that is trained further.
-        start: Adapter folder whose weights are taken over at the start; empty for none.
-        format: Format to train.
-        corpora: Names of sets in `NOMINA_DATA`. Defaults to all English ones marked
-            `default_model`.
-        mixture: Settings of `MixtureConfig`.
-        rank: Rank of the LoRA adapter (Hu et al. 2021), on all projections of every layer.
-        learning_rate: Highest rate; warmed up over `warmup_steps`, then linear to 3 %.
-        warmup_steps: Steps of the warm-up.
-        steps: Optimiser steps.
-        batch_tokens: Tokens of a forward pass, padding included.
-        accumulate: Passes of each process for a step.
-        max_length: Longer questions are left out and counted.
-        objective: "decisions" or "tokens".
-        seed: Of weights and questions.
-        save_every: Steps between checkpoints.
-    """
-
-    output: str
-    base: str = "gemma-3-270m"
-    start: str = ""
-    format: str = "inline"
-    corpora: tuple[str, ...] = ()
-    mixture: Mapping[str, Any] = field(default_factory=dict)
-    rank: int = 32
-    learning_rate: float = 6e-4
-    warmup_steps: int = 20
-    steps: int = 400
-    batch_tokens: int = 1300
-    accumulate: int = 2
-    max_length: int = 400
-    objective: str = "decisions"
-    seed: int = 100
-    save_every: int = 50
-
-    def __post_init__(self) -> None:
-        if self.objective not in ("decisions", "tokens"):
-            raise RecipeError(f"objective must be decisions or tokens, was: {self.objective!r}")
-        for name in ("rank", "steps", "batch_tokens", "accumulate", "max_length", "save_every"):
-            if getattr(self, name) < 1:
-                raise RecipeError(f"{name} must be 1 or more, was: {getattr(self, name)}")
-        get_format(self.format)
-
-    @staticmethod
-    def read(path: str | os.PathLike[str]) -> Recipe:
-        """Read a recipe from a TOML file.
-
-        Raises:
-            RecipeError: If the file is missing or malformed, or has an unknown key or a value out
-                of range; names the file.
-        """
-        try:
-            values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise RecipeError(f"{path} cannot be read: {error}") from error
-        known = {item.name for item in dataclasses.fields(Recipe)}
-        if unknown := sorted(set(values) - known):
-            raise RecipeError(f"{path}: unknown keys {unknown}; known are {sorted(known)}")
-        values["corpora"] = tuple(values.get("corpora", ()))
-        try:
-            return Recipe(**values)
-        except (TypeError, NominaError) as error:
-            raise RecipeError(f"{path}: {error}") from error
-
-
-def default_mixture(names: Sequence[str], settings: Mapping[str, Any]) -> Mixture:
-    """Read corpora of `NOMINA_DATA` and mix them.
-
-    Args:
-        names: Names of sets; those of no label set of their own (`open_types`, `task_sets`) are
-            annotated with open types. Defaults to the English ones marked `default_model`.
-        settings: Of `MixtureConfig`.
-
-    Raises:
-        DataError: If a set is missing.
-        RecipeError: If a setting is unknown or out of range.
-    """
-    index = read_index()
-    names = names or [n for n in default_sets() if index[n]["language"].startswith("en")]
-    try:
-        config = MixtureConfig(**settings)
-    except TypeError as error:
-        raise RecipeError(f"mixture: {error}") from error
-    corpora, label_sets = {}, {}
-    for name in names:
-        corpus = read_corpus(name)
-        corpora[name] = corpus.examples
-        if name not in ("open_types", "task_sets"):
-            label_sets[name] = corpus.labels
-    path = label_cards_path()
-    return Mixture(corpora, label_sets, Cards.read(path) if path else None, config)
 
 
 @dataclass(frozen=True)
@@ -377,11 +71,16 @@ class Progress:
 
     Attributes:
         step: Optimiser steps done.
-        loss: Mean loss since the last report.
+        loss: Mean loss of the last step, over all processes.
         tokens: Tokens seen by all processes, without padding.
         questions: Questions seen.
-        seconds: Since the start of this process.
-        num_too_long: Questions that this process drew and left out for their length.
+        seconds: Spent training and evaluating, earlier attempts included.
+        num_too_long: Questions that were drawn and left out for their length.
+        steps: Steps in all.
+        tokens_per_second: Since this process started.
+        seconds_left: At the speed so far.
+        dev_f1: Last F1 on dev, strict, 0 to 1; -1 before the first.
+        best_f1: The best one.
     """
 
     step: int
@@ -390,10 +89,20 @@ class Progress:
     questions: int
     seconds: float
     num_too_long: int = 0
+    steps: int = 0
+    tokens_per_second: float = 0.0
+    seconds_left: float = 0.0
+    dev_f1: float = -1.0
+    best_f1: float = -1.0
 
 
-def train(recipe: Recipe, report: Callable[[Progress], None] | None = None) -> Path:
-    """Train an adapter by a recipe; goes on from the last checkpoint if there is one.
+Report = Callable[[Progress], None]
+
+
+def train(
+    recipe: Recipe, report: Report | None = None, note: Callable[[str], None] | None = None
+) -> Path:
+    """Train a model by a recipe; goes on from the last checkpoint if there is one.
 
     Run under `torchrun` it averages the gradients of all processes (gloo on CPUs); single-threaded
     processes, one a core, are faster there than one process with many threads, because small
@@ -402,147 +111,478 @@ def train(recipe: Recipe, report: Callable[[Progress], None] | None = None) -> P
     Args:
         recipe: What to do.
         report: Called after each step of the first process.
+        note: Called with what a user should know of the data before training starts, and with
+            what goes wrong without stopping it, such as a checkpoint that a full disk refused.
 
     Returns:
-        The folder of the adapter.
+        The folder of the model; `nomina.load` reads it.
 
     Raises:
-        RecipeError: If the recipe does not fit the data.
+        RecipeError: If the recipe does not fit the data, or a run of another recipe is unfinished
+            in the same place.
+        DataError: If the data cannot be used; names file and line.
         ModelError: If the base cannot be loaded.
-    """
-    from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
-    from safetensors.torch import load_file
+        MissingExtraError: If accelerate is not installed.
 
-    rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    if size > 1 and not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("gloo")
-        torch.set_num_threads(1)
-    torch.manual_seed(recipe.seed)
-    mixture = default_mixture(recipe.corpora, recipe.mixture)
-    model = load_model(recipe.base)
-    model.format = get_format(recipe.format)
-    with quiet_libraries():
-        module = get_peft_model(
-            model.module,
-            LoraConfig(
-                r=recipe.rank,
-                lora_alpha=recipe.rank,
-                target_modules="all-linear",
-                task_type="SEQ_2_SEQ_LM" if model.is_encoder_decoder else "CAUSAL_LM",
-            ),
-        )
-    weights = [p for p in module.parameters() if p.requires_grad]
-    for weight in weights:
-        weight.data = weight.data.to(model.module.dtype)
+    Example:
+        >>> recipe = Recipe.of({"data": "my.jsonl", "output": "my-adapter"})
+        >>> train(recipe)                                                       # doctest: +SKIP
+        PosixPath('my-adapter')
+    """
+    try:
+        import accelerate  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError("accelerate", "train") from error
+    is_first = int(os.environ.get("RANK", "0")) == 0
+    tell = note if note is not None and is_first else (lambda text: None)
     output = Path(recipe.output)
-    checkpoint = output.with_name(output.name + ".checkpoint")
-    if recipe.start:
-        state = load_file(Path(recipe.start) / "adapter_model.safetensors")
-        set_peft_model_state_dict(module, state)
-    # The optimiser works on float32 copies; steps too small for bfloat16 add up there.
-    masters = [weight.detach().float().clone().requires_grad_() for weight in weights]
-    optimizer = torch.optim.AdamW(
-        masters, lr=recipe.learning_rate, weight_decay=0.0, betas=(0.9, 0.98)
-    )
-    first = _resume(checkpoint, masters, optimizer)
-    for weight, master in zip(weights, masters, strict=True):
-        weight.data.copy_(master.data)
-        if size > 1:
-            torch.distributed.broadcast(weight.data, 0)
-    objective = Objective(module, recipe.objective).train()
-    # Each resumption draws questions of its own: the sequence is not replayed.
-    seed = recipe.seed + rank + 1000 * first
-    source = Batches(model, mixture, recipe.batch_tokens, seed, recipe.max_length, 256)
-    batches = iter(source)
-    began, tokens, questions = time.monotonic(), 0, 0
-    for step in range(first, recipe.steps):
-        rate = recipe.learning_rate * (1 - 0.97 * step / recipe.steps)
-        for group in optimizer.param_groups:
-            group["lr"] = rate * min((step + 1) / recipe.warmup_steps, 1.0)
-        losses = []
-        for _ in range(recipe.accumulate):
-            batch = {key: value.to(model.device) for key, value in next(batches).items()}
-            loss = objective(**batch)["loss"]
-            (loss / recipe.accumulate).backward()
-            losses.append(loss.item())
-            tokens += size * int((batch["input_ids"] != 0).sum())
-            questions += size * len(batch["input_ids"])
-        _step(weights, masters, optimizer, size)
-        if rank == 0:
-            if report is not None:
-                loss_mean = sum(losses) / len(losses)
-                seconds = time.monotonic() - began
-                skipped = source.num_too_long
-                report(Progress(step + 1, loss_mean, tokens, questions, seconds, skipped))
-            if (step + 1) % recipe.save_every == 0:
-                _save_checkpoint(checkpoint, step + 1, masters, optimizer)
-    if rank == 0:
-        partial = output.with_name(output.name + ".partial")
-        module.save_pretrained(partial)
-        write_config(partial, ModelConfig(format=recipe.format, base=recipe.base))
-        if output.exists():
-            shutil.rmtree(output)
-        partial.rename(output)
-        shutil.rmtree(checkpoint, ignore_errors=True)
+    if output.exists() and not (output / CONFIG_NAME).is_file():
+        raise RecipeError(f"{output} exists and is no model of nomina's. Use another output.")
+    extra = _trainer_options(recipe.trainer)
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size > 1 and not torch.cuda.is_available():
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // size))
+    material = read_material(recipe)
+    for text in material.notes:
+        tell(text)
+    torch.manual_seed(recipe.seed)
+    trainable = load_trainable(recipe)
+    for text in trainable.notes:
+        tell(text)
+    recipe = _settled(recipe, trainable.model, material, size)
+    run = _Run(recipe, material, trainable, extra, report, tell)
+    run.train()
     return output
 
 
-def _step(
-    weights: Sequence[torch.Tensor],
-    masters: Sequence[torch.Tensor],
-    optimizer: torch.optim.Optimizer,
-    size: int,
-) -> None:
-    parts = [
-        torch.zeros_like(m).flatten() if w.grad is None else w.grad.float().flatten()
-        for w, m in zip(weights, masters, strict=True)
-    ]
-    flat = torch.cat(parts)
-    if size > 1:
-        torch.distributed.all_reduce(flat)
-        flat /= size
-    flat *= min(1.0, 1.0 / (float(flat.norm()) + 1e-6))  # clipped to a norm of 1
-    at = 0
-    for weight, master in zip(weights, masters, strict=True):
-        master.grad = flat[at : at + master.numel()].view_as(master)
-        weight.grad = None
-        at += master.numel()
-    optimizer.step()
-    for weight, master in zip(weights, masters, strict=True):
-        weight.data.copy_(master.data)
+def _trainer_options(values: Mapping[str, Any]) -> dict[str, Any]:
+    known = {item.name for item in dataclasses.fields(TrainingArguments) if item.init}
+    for key in values:
+        if key in _RESERVED:
+            raise RecipeError(f"trainer: {key!r} is set by the recipe's own keys. Remove it.")
+        if key not in known:
+            raise RecipeError(
+                f"trainer: {key!r} is not an argument of transformers.TrainingArguments"
+            )
+    return dict(values)
 
 
-def _save_checkpoint(
-    folder: Path, step: int, masters: Sequence[torch.Tensor], optimizer: torch.optim.Optimizer
-) -> None:
-    """Save what is needed to go on, whole or not at all; safetensors, no pickles."""
-    from safetensors.torch import save_file
+def _settled(recipe: Recipe, model: LanguageModel, material: Material, size: int) -> Recipe:
+    """Return the recipe with what depends on the data, after checking that all of it fits."""
+    if not recipe.data:
+        return recipe
+    assert material.labels is not None
+    (rows,) = material.mixture.corpora.values()
+    total = 0
+    for row, place in zip(rows, material.places, strict=True):
+        defined = material.mixture.config.p_define > 0
+        length = len(encode(model, Question(row, material.labels, definitions=defined)))
+        total += length
+        if length > recipe.max_length:
+            raise DataError(
+                f"{place}: the sentence has {length} tokens with all labels and what is to be "
+                f"written; max_length is {recipe.max_length}. Raise it in the recipe, or shorten "
+                "the sentence or the definitions."
+            )
+    if recipe.steps:
+        return recipe
+    step_tokens = recipe.batch_tokens * recipe.accumulate * size
+    return dataclasses.replace(recipe, steps=default_steps(total, step_tokens))
 
-    tensors = {"step": torch.tensor(step)}
-    for number, master in enumerate(masters):
-        state = optimizer.state[master]
-        tensors[f"{number}.weight"] = master.detach()
-        tensors[f"{number}.mean"] = state["exp_avg"]
-        tensors[f"{number}.square"] = state["exp_avg_sq"]
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / "state.tmp"
-    save_file(tensors, temporary)
-    temporary.replace(folder / "state.safetensors")
+
+# --------------------------------------------------------------------------------------------------
 
 
-def _resume(folder: Path, masters: Sequence[torch.Tensor], optimizer: torch.optim.Optimizer) -> int:
-    from safetensors.torch import load_file
+class _Run:
+    """One training run: what it needs, how far it is."""
 
-    path = folder / "state.safetensors"
-    if not path.is_file():
-        return 0
-    tensors = load_file(path)
-    step = int(tensors["step"])
-    for number, master in enumerate(masters):
-        master.data.copy_(tensors[f"{number}.weight"])
-        optimizer.state[master] = {
-            "step": torch.tensor(float(step)),
-            "exp_avg": tensors[f"{number}.mean"],
-            "exp_avg_sq": tensors[f"{number}.square"],
+    def __init__(
+        self,
+        recipe: Recipe,
+        material: Material,
+        trainable: Trainable,
+        extra: Mapping[str, Any],
+        report: Report | None,
+        tell: Callable[[str], None],
+    ) -> None:
+        self.recipe, self.material, self.trainable = recipe, material, trainable
+        self.report, self.tell = report, tell
+        self.rank = int(os.environ.get("RANK", "0"))
+        self.size = int(os.environ.get("WORLD_SIZE", "1"))
+        # These shard weights and optimiser among processes, and bring checkpoints of their own.
+        self.is_sharded = bool(extra.get("deepspeed") or extra.get("fsdp"))
+        self.output = Path(recipe.output)
+        identity = {**recipe.to_dict(), "sentences": material.fingerprint, "processes": self.size}
+        for key in ("output", "compile", "save_every"):
+            del identity[key]
+        self.checkpoints = Checkpoints(self.output.with_name(self.output.name + ".run"), identity)
+        self.state = self.checkpoints.read_state()
+        self.evaluate_every = recipe.evaluate_every or max(recipe.steps // 5, 1)
+        with quiet_libraries():
+            self.args = self._arguments(extra)
+        self._began = time.monotonic()
+        self._seconds_before = self.state.seconds
+        self._tokens_before = self.state.tokens
+
+    def _arguments(self, extra: Mapping[str, Any]) -> TrainingArguments:
+        recipe = self.recipe
+        is_cpu = self.trainable.model.device.type == "cpu"
+        values: dict[str, Any] = {
+            "output_dir": str(self.checkpoints.folder),
+            "max_steps": recipe.steps,
+            "learning_rate": recipe.learning_rate,
+            "gradient_accumulation_steps": recipe.accumulate,
+            "per_device_train_batch_size": 1,
+            "seed": recipe.seed,
+            "use_cpu": is_cpu,
+            "ddp_backend": "gloo" if is_cpu and self.size > 1 else None,
+            "ddp_find_unused_parameters": False,
+            "max_grad_norm": 1.0 if self.is_sharded else 0.0,  # MasterAdamW clips in float32
+            "weight_decay": 0.0,
+            "adam_beta2": 0.98,
+            "save_strategy": "steps" if self.is_sharded else "no",
+            "save_steps": recipe.save_every,
+            "save_total_limit": 1,
+            "eval_strategy": "no",
+            "logging_steps": 10,
+            "report_to": "none",
+            "disable_tqdm": True,
+            "remove_unused_columns": False,
+            "ignore_data_skip": True,
         }
-    return step
+        try:
+            return TrainingArguments(**{**values, **extra})
+        except (ValueError, TypeError, ImportError) as error:
+            raise RecipeError(f"trainer: {error}") from error
+
+    # What the run does
+
+    def train(self) -> None:
+        """Go on to the last step, and write the model."""
+        recipe, module = self.recipe, self.trainable.module
+        trainer = None
+        if not self.is_stopped():
+            fold_attention(module)
+            trainer = _Trainer(self)
+            if recipe.compile and (problem := compile_layers(module)):
+                self.tell(problem)
+            with quiet_libraries():
+                trainer.train(resume_from_checkpoint=self._sharded_checkpoint())
+        self._finish(trainer)
+
+    def is_stopped(self) -> bool:
+        """Whether patience was at its end: what is left to do is to write the model."""
+        patience = self.recipe.patience
+        return 0 < patience <= self.state.num_worse
+
+    def _sharded_checkpoint(self) -> str | None:
+        if not self.is_sharded:
+            return None
+        from transformers.trainer_utils import get_last_checkpoint
+
+        folder = self.checkpoints.folder
+        return get_last_checkpoint(str(folder)) if folder.is_dir() else None
+
+    def batches(self) -> Batches:
+        """Return the questions that are still to be asked."""
+        recipe, state = self.recipe, self.state
+        is_packed = recipe.pack and can_pack(self.trainable.model.module.config)
+        return Batches(
+            self.trainable.model,
+            self.material.mixture,
+            recipe.batch_tokens,
+            recipe.seed,
+            recipe.max_length,
+            is_packed=is_packed,
+            rank=self.rank,
+            size=self.size,
+            after=Place(*state.place) if state.step else None,
+        )
+
+    def start_clock(self) -> None:
+        """Count from now: loading is not training."""
+        self._began = time.monotonic()
+
+    def seconds(self) -> float:
+        """Time spent, that of earlier attempts included."""
+        return self._seconds_before + time.monotonic() - self._began
+
+    def progress(self, loss: float) -> Progress:
+        """Return how far the run is."""
+        state, seconds = self.state, time.monotonic() - self._began
+        speed = (state.tokens - self._tokens_before) / max(seconds, 1e-9)
+        share = self.seconds() / max(state.step, 1)
+        return Progress(
+            state.step,
+            loss,
+            state.tokens,
+            state.questions,
+            self.seconds(),
+            state.num_too_long,
+            self.recipe.steps,
+            speed,
+            share * (self.recipe.steps - state.step),
+            state.dev_f1,
+            state.best_f1,
+        )
+
+    def evaluate(self) -> float:
+        """Return strict F1 on dev: of each set, then their mean."""
+        model = self.trainable.model
+        model.module.eval()
+        scores = []
+        with plain_layers(model.module):
+            for dev in self.material.dev:
+                counts = _count(Tagger(model), dev, self.rank, self.size)
+                if self.size > 1:
+                    shared = torch.tensor(counts, device=model.device)
+                    torch.distributed.all_reduce(shared)
+                    counts = shared.tolist()
+                correct, predicted, gold = counts
+                scores.append(2 * correct / max(predicted + gold, 1))
+        return sum(scores) / len(scores)
+
+    def note_f1(self, f1: float) -> None:
+        """Take note of an evaluation, and keep the model if it is the best so far."""
+        state = self.state
+        state.dev_f1 = f1
+        state.num_worse += 1
+        if f1 > state.best_f1:
+            state.best_f1, state.best_step, state.num_worse = f1, state.step, 0
+            if self.rank == 0 and not self.is_sharded:
+                card = self.card()
+                problem = self.checkpoints.save_best(
+                    state.step, lambda folder: self.trainable.save(folder, card)
+                )
+                if problem:
+                    self.tell(problem)
+
+    def save(self, optimizer: MasterAdamW) -> None:
+        """Write a checkpoint; a full disk is noted and does not stop the run."""
+        self.state.seconds = self.seconds()
+        if self.rank == 0:
+            problem = self.checkpoints.save(self.state, self.trainable.weights, optimizer)
+            if problem:
+                self.tell(problem)
+
+    def _finish(self, trainer: Trainer | None) -> None:
+        """Put the best model, or the last if there is no dev set, where the recipe says."""
+        state = None
+        if self.is_sharded and trainer is not None:
+            wrapped = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+            state = {k.removeprefix("module."): v for k, v in wrapped.items()} if wrapped else {}
+        if self.rank:
+            return
+        partial = self.output.with_name(self.output.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        best = self.checkpoints.best(self.state.best_step)
+        card = self.card()
+        try:
+            if self.state.best_f1 >= 0 and best.is_dir():
+                shutil.copytree(best, partial)
+                (partial / "README.md").write_text(card, encoding="utf-8")
+            else:
+                partial.mkdir(parents=True)
+                self.trainable.save(partial, card, state)
+            replace_folder(partial, self.output)
+        except OSError as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise RecipeError(
+                f"{self.output} cannot be written: {error}. The checkpoint is whole: free some "
+                "space, then give the same command again."
+            ) from error
+        self.checkpoints.clean()
+
+    def card(self) -> str:
+        """Return the model card as of now."""
+        recipe, state, material = self.recipe, self.state, self.material
+        figures = {
+            "steps": f"{state.step} of {recipe.steps}",
+            "tokens read": f"{state.tokens:,}",
+            "questions": f"{state.questions:,}",
+            "time": f"{self.seconds() / 60:.1f} minutes",
+        }
+        if state.num_too_long:
+            figures["questions left out for their length"] = f"{state.num_too_long:,}"
+        if state.best_f1 >= 0:
+            num = sum(len(dev.examples) for dev in material.dev)
+            names = ", ".join(Path(dev.name).name for dev in material.dev)
+            figures["strict F1 on dev"] = (
+                f"{100 * state.best_f1:.1f} at step {state.best_step} ({num} sentences: {names})"
+            )
+        plain = Recipe(output="plain").to_dict()
+        always = ("base", "method", "learning_rate", "steps", "batch_tokens", "objective", "seed")
+        values = recipe.to_dict()
+        shown = {
+            key: _shown(values[key])
+            for key in plain
+            if key in always or (values[key] != plain[key] and key not in ("output", "mixture"))
+        }
+        shown |= {f"mixture.{key}": _shown(value) for key, value in recipe.mixture.items()}
+        return Card(
+            self.output.name,
+            self.trainable.origin,
+            self.trainable.base,
+            recipe.method,
+            self.trainable.model.format.name,
+            [
+                CardData(Path(x.name).name, x.licence, x.num_sentences) for x in material.sources
+            ],  # paths are nobody else's business
+            shown,
+            material.labels.names if material.labels else (),
+            figures,
+            material.notes,
+        ).render()
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {item}" for key, item in value.items())
+    return ", ".join(value) if isinstance(value, (list, tuple)) else str(value)
+
+
+def _count(tagger: Tagger, dev: DevSet, rank: int, size: int) -> list[int]:
+    """Count right, predicted and gold entities of this process's part of a dev set."""
+    rows = list(dev.examples)[rank::size]
+    # Sentences of one label set together share a prompt.
+    rows.sort(key=lambda row: row.labels.names if row.labels else ())
+    items = [(row, row.labels or dev.labels) for row in rows]
+    counts = [0, 0, 0]
+    found = tagger.pipe_many(items, threshold=0.0)
+    for row, document in zip(rows, found, strict=True):
+        have = {(e.start, e.end, e.label) for e in document.entities}
+        want = {(e.start, e.end, e.label) for e in row.entities()}
+        counts = [counts[0] + len(have & want), counts[1] + len(have), counts[2] + len(want)]
+    return counts
+
+
+# --------------------------------------------------------------------------------------------------
+# Hugging Face's Trainer, and what it does otherwise here
+
+
+class _Trainer(Trainer):  # type: ignore[misc, unused-ignore]
+    """The Trainer with our batches, optimiser and learning rate."""
+
+    def __init__(self, run: _Run) -> None:
+        self.run = run
+        self.steps = _Steps(run)
+        with quiet_libraries():
+            super().__init__(
+                model=Objective(run.trainable.module, run.recipe.objective),
+                args=run.args,
+                callbacks=[self.steps],
+            )
+        self.steps.wrapped = lambda: self.model_wrapped
+        self.remove_callback(PrinterCallback)  # what it prints, `report` is told
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Return our batches as they are: each process already has its own."""
+        self.steps.batches = self.run.batches()
+        return DataLoader(self.steps.batches, batch_size=None)
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Return the optimiser with its state as of the last checkpoint."""
+        if self.run.is_sharded:
+            made: torch.optim.Optimizer = super().create_optimizer(model)
+            return made
+        weights = self.run.trainable.weights
+        optimizer = MasterAdamW(weights.values(), lr=self.run.recipe.learning_rate)
+        self.run.checkpoints.load(weights, optimizer)
+        self.optimizer: Any = optimizer
+        return optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
+        """Return the learning rate's course, from where the run is."""
+        first, warmup = self.run.state.step, self.run.recipe.warmup_steps
+        scheduler = LambdaLR(
+            optimizer or self.optimizer,
+            lambda step: rate_factor(first + step, num_training_steps, warmup),
+        )
+        self.lr_scheduler: Any = scheduler
+        return scheduler
+
+    def training_step(
+        self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """Run one batch, with random numbers that follow from its place alone."""
+        place = inputs.pop("place").tolist()
+        counts = [int(inputs.pop("num_tokens")), int(inputs.pop("num_questions"))]
+        torch.manual_seed(zlib.crc32(f"{self.run.recipe.seed}/{place[0]}".encode()))
+        loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+        self.steps.add(place, counts, loss)
+        return loss
+
+
+class _Steps(TrainerCallback):  # type: ignore[misc, unused-ignore]
+    """What happens between steps: reports, evaluations, checkpoints."""
+
+    def __init__(self, run: _Run) -> None:
+        self.run = run
+        self.batches: Batches | None = None
+        self.wrapped: Callable[[], Any] | None = None
+        self._place = (0, 0, 0)
+        self._sums = [0.0, 0.0, 0.0]  # tokens, questions, loss
+
+    def add(self, place: Sequence[int], counts: Sequence[int], loss: torch.Tensor) -> None:
+        """Take note of a batch; the loss is its share of the step's."""
+        self._place = (place[0], place[1], place[2])
+        values = (*counts, float(loss))
+        self._sums = [a + b for a, b in zip(self._sums, values, strict=True)]
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        """Set the Trainer to the step of the checkpoint."""
+        if not self.run.is_sharded:
+            state.global_step = self.run.state.step
+        if self.wrapped is not None:
+            average_in_float32(self.wrapped())
+        self.run.start_clock()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        """Report, evaluate and save as the recipe says."""
+        run, recipe = self.run, self.run.recipe
+        sums = torch.tensor(self._sums, dtype=torch.float64)
+        if run.size > 1:
+            device = "cpu" if run.args.use_cpu else run.trainable.model.device
+            sums = sums.to(device)
+            torch.distributed.all_reduce(sums)
+        now = run.state
+        now.step = state.global_step
+        # The first process's batch is the first of those that all processes had in this pass.
+        now.place = (self._place[0] - run.rank, self._place[1], self._place[2])
+        now.tokens += int(sums[0])
+        now.questions += int(sums[1])
+        now.num_too_long = self.batches.num_too_long if self.batches else 0
+        loss = float(sums[2]) / run.size
+        self._sums = [0.0, 0.0, 0.0]
+        is_last = now.step >= recipe.steps
+        is_due = bool(run.material.dev) and (now.step % run.evaluate_every == 0 or is_last)
+        if is_due:
+            run.note_f1(run.evaluate())
+            if run.is_stopped():
+                control.should_training_stop = True
+        if run.report is not None and run.rank == 0:
+            run.report(run.progress(loss))
+        if not run.is_sharded and not is_last:
+            if is_due or now.step % recipe.save_every == 0:
+                run.save(_inner(rest["optimizer"]))
+
+
+def _inner(optimizer: Any) -> MasterAdamW:
+    """The optimiser inside accelerate's wrapper."""
+    inner: MasterAdamW = getattr(optimizer, "optimizer", optimizer)
+    return inner
+
+
+def _float_hook(group: Any, bucket: Any) -> Any:
+    """Average gradients in float32: the sum of many bfloat16 numbers would lose the small ones."""
+    total = bucket.buffer().float()
+    size = torch.distributed.get_world_size()
+    work = torch.distributed.all_reduce(total, async_op=True).get_future()
+    return work.then(lambda done: (done.value()[0] / size).to(bucket.buffer().dtype))
+
+
+def average_in_float32(model: Any) -> None:
+    """Let a data-parallel model average its gradients in float32."""
+    is_float = all(p.dtype == torch.float32 for p in model.parameters() if p.requires_grad)
+    if isinstance(model, DistributedDataParallel) and not is_float:
+        model.register_comm_hook(None, _float_hook)

@@ -56,7 +56,7 @@ def test_gold_labels_are_asked_for_and_surfaces_survive(cards):
 
 
 def test_a_kind_is_never_absent_where_its_finer_kind_is_annotated(cards):
-    config = MixtureConfig(p_broader=0, p_rename=0, p_symbol=0, p_drop_present=0)
+    config = MixtureConfig(p_broader=0, p_rename=0, p_symbol=0, p_drop_present=0, p_general=0)
     for question in draw(cards, config=config):
         present = {span.label for span in question.example.spans}
         absent = set(question.labels.names) - present

@@ -1,135 +1,272 @@
-"""Batches ask what decoding asks; training learns, resumes, and says what is wrong first."""
+"""Training learns, goes on where it was killed, keeps the best model, and says what is wrong."""
 
 from __future__ import annotations
 
 import gzip
-import itertools
 import json
+import os
+import signal
+import socket
+import subprocess
+import sys
 
 import pytest
 import torch
 from conftest import build_module
+from safetensors.torch import load_file
 
 from nomina.entities import Example, LabelSet
-from nomina.errors import RecipeError
-from nomina.mixture import Mixture, MixtureConfig, Question
+from nomina.errors import DataError, NominaError, RecipeError
+from nomina.extractor import Tagger
+from nomina.mixture import Question
 from nomina.models import LanguageModel, ModelConfig, load_model
-from nomina.training import Batches, Objective, Recipe, by_tokens, collate, encode, train
+from nomina.training import Recipe, collate, encode, train
 
 ROWS = [
     Example.from_tags(["in", "Oslo", "now"], ["O", "B-city", "O"]),
     Example.from_tags(["Anna", "Berg", "spoke"], ["B-person", "I-person", "O"]),
     Example.from_tags(["nothing"], ["O"]),
 ]
-LABELS = LabelSet.of(["city", "person"])
-PLAIN = {name: 0.0 for name in vars(MixtureConfig()) if name.startswith("p_")}
+WEIGHTS = "adapter_model.safetensors"
 
-
-@pytest.mark.parametrize("family", ["gemma3", "llama", "t5"])
-@pytest.mark.parametrize("form", ["inline", "gner"])
-def test_padding_changes_no_loss(build_model, family, form):
-    model = build_model(family, form)
-    items = [encode(model, Question(row, LABELS)) for row in ROWS]
-    objective = Objective(model.module)
-    with torch.inference_mode():
-        alone = [objective(**collate([x], 0, model.is_encoder_decoder))["loss"] for x in items]
-        together = objective(**collate(items, 0, model.is_encoder_decoder))["loss"]
-    counts = [len(item.choices) for item in items]
-    mean = sum(float(a) * n for a, n in zip(alone, counts, strict=True)) / sum(counts)
-    assert float(together) == pytest.approx(mean, abs=1e-4)
-
-
-def test_the_right_choice_stands_first(build_model):
-    model = build_model("llama")
-    item = encode(model, Question(ROWS[1], LABELS))
-    batch = collate([item], 0, False)
-    for index, ids in zip(batch["choice_index"], batch["choice_ids"], strict=True):
-        assert batch["input_ids"][0, index + 1] == ids[0]
-
-
-def test_the_loss_on_tokens_is_cross_entropy(build_model):
-    model = build_model("llama")
-    batch = collate([encode(model, Question(row, LABELS)) for row in ROWS], 0, False)
-    with torch.inference_mode():
-        have = Objective(model.module, "tokens")(**batch)["loss"]
-        logits = model.module(batch["input_ids"]).logits[:, :-1].log_softmax(-1)
-        want = -logits.gather(-1, batch["input_ids"][:, 1:, None]).squeeze(-1)
-    assert float(have) == pytest.approx(float(want[batch["target_mask"][:, :-1]].mean()), abs=1e-4)
-
-
-def test_batches_keep_to_their_budget(build_model):
-    model = build_model("llama")
-    mixture = Mixture({"mine": ROWS}, {"mine": LABELS}, None, MixtureConfig(**PLAIN))
-    batches = Batches(model, mixture, 300, buffer=40)
-    for batch in itertools.islice(iter(batches), 20):
-        assert batch["input_ids"].numel() <= 300
-    assert Batches(model, mixture, 300, max_length=5).num_too_long == 0
-    groups = list(by_tokens([encode(model, Question(row, LABELS)) for row in ROWS], 1))
-    assert [len(group) for group in groups] == [1, 1, 1]
+# Trains in a process of its own; is killed after a step, or writes its losses.
+SCRIPT = """
+import json, os, signal, sys
+from nomina.training import Recipe, train
+losses, (path, kill_at, out) = [], sys.argv[1:]
+def report(now):
+    losses.append(now.loss)
+    if now.step == int(kill_at):
+        os.kill(os.getpid(), signal.SIGKILL)
+train(Recipe.read(path), report)
+if losses:
+    open(out, "w").write(json.dumps(losses))
+"""
 
 
 @pytest.fixture
-def recipe(tmp_path, byte_tokenizer, monkeypatch):
-    base = LanguageModel(build_module("llama", scale=0.3), byte_tokenizer, ModelConfig())
-    base.save(tmp_path / "base")
-    folder = tmp_path / "data" / "mine"
-    folder.mkdir(parents=True)
-    with gzip.open(folder / "train.jsonl.gz", "wt") as file:
-        for row in ROWS * 5:
-            file.write(json.dumps({"tokens": row.words, "labels": row.tags}) + "\n")
-    (folder / "labels.json").write_text('{"c": "city", "p": "person"}')
-    index = {"mine": {"default_model": True, "language": "en", "splits": {"train": 15}}}
-    (tmp_path / "data" / "sets.json").write_text(json.dumps(index))
-    monkeypatch.setenv("NOMINA_DATA", str(tmp_path / "data"))
-    path = tmp_path / "recipe.toml"
-    path.write_text(
-        f'output = "{tmp_path}/out"\nbase = "{tmp_path}/base"\nsteps = 30\nrank = 4\n'
-        "learning_rate = 0.02\nwarmup_steps = 1\nbatch_tokens = 800\nsave_every = 4\n"
-        "[mixture]\np_typos = 0.0\n"
-    )
+def folder(tmp_path, byte_tokenizer, unigram_tokenizer):
+    for family, tokenizer in (("llama", byte_tokenizer), ("t5", unigram_tokenizer)):
+        module = build_module(family, max(400, len(tokenizer)), scale=0.3)
+        LanguageModel(module, tokenizer, ModelConfig()).save(tmp_path / family)
+    lines = [json.dumps({"tokens": row.words, "labels": row.tags}) for row in ROWS * 15]
+    (tmp_path / "mine.jsonl").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+def values(folder, **changes):
+    return {
+        "data": f"{folder}/mine.jsonl",
+        "output": f"{folder}/out",
+        "base": f"{folder}/llama",
+        "rank": 4,
+        "learning_rate": 0.02,
+        "warmup_steps": 1,
+        "steps": 12,
+        "batch_tokens": 250,
+        "dev_sentences": 6,
+        "evaluate_every": 6,
+        "save_every": 4,
+        "patience": 0,
+        **changes,
+    }
+
+
+def write_recipe(path, made):
+    lines = [f"{key} = {json.dumps(value)}" for key, value in made.items()]
+    path.write_text("\n".join(lines) + "\n")
     return path
 
 
-def test_training_learns_and_its_adapter_loads(recipe):
-    losses = []
-    folder = train(Recipe.read(recipe), lambda now: losses.append(now.loss))
-    assert len(losses) == 30
-    assert sum(losses[-5:]) < sum(losses[:5])
-    assert load_model(folder, torch.float32).config.format == "inline"
-    assert not folder.with_name("out.checkpoint").exists()
+def run_script(recipe, kill_at=0, out="", **environment):
+    code = [sys.executable, "-c", SCRIPT, str(recipe), str(kill_at), str(out)]
+    with open(f"{recipe}.log", "ab") as log:
+        return subprocess.Popen(code, env={**os.environ, **environment}, stderr=log)
 
 
-def test_a_killed_run_goes_on_where_it_stopped(recipe):
+def files(folder):
+    return {path.name for path in folder.iterdir()}
+
+
+def test_training_learns_and_its_adapter_loads(folder):
+    seen, notes = [], []
+    made = Recipe.of(values(folder, steps=30))
+    out = train(made, seen.append, notes.append)
+    assert [now.step for now in seen] == list(range(1, 31))
+    assert sum(now.loss for now in seen[-5:]) < 0.5 * sum(now.loss for now in seen[:5])
+    assert seen[-1].best_f1 > 0.7, [now.dev_f1 for now in seen]
+    assert seen[-1].seconds_left == 0
+    assert seen[5].tokens > 500
+    assert any("held out" in note for note in notes)
+    model = load_model(out, torch.float32)
+    assert model.config.format == "inline"
+    # What was kept is what was measured: the loaded, merged model finds the same.
+    found = [e.text for e in Tagger(model)("in Oslo now", ["city", "person"])]
+    assert found == ["Oslo"]
+    assert files(folder) == {"llama", "t5", "mine.jsonl", "out"}
+    card = (out / "README.md").read_text()
+    assert "strict F1 on dev" in card
+    assert "More Information Needed" not in card  # PEFT's placeholder
+    assert files(out) == {WEIGHTS, "adapter_config.json", "nomina.json", "README.md"}
+
+
+def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(folder):
+    want = train(Recipe.of(values(folder, output=f"{folder}/whole")))
+    path = write_recipe(folder / "recipe.toml", values(folder))
+    process = run_script(path, kill_at=7)
+    assert process.wait(900) == -signal.SIGKILL, (folder / "recipe.toml.log").read_text()
+    assert files(folder / "out.run") == {"step-000006", "best-000006"}
     steps = []
+    have = train(Recipe.read(path), lambda now: steps.append(now.step))
+    assert steps == [7, 8, 9, 10, 11, 12]
+    assert (want / WEIGHTS).read_bytes() == (have / WEIGHTS).read_bytes()
+    assert not (folder / "out.run").exists()
+
+
+def test_resuming_replays_dropout_too(folder):
+    """T5 drops a tenth of its activations: other random numbers would give other weights."""
+    base = {"base": f"{folder}/t5", "steps": 6, "save_every": 2, "dev_share": 0.0}
+    want = train(Recipe.of(values(folder, output=f"{folder}/whole", **base)))
 
     def stop(now):
-        steps.append(now.step)
-        if now.step == 6:
+        if now.step == 3:
+            raise KeyboardInterrupt
+
+    made = Recipe.of(values(folder, **base))
+    with pytest.raises(KeyboardInterrupt):
+        train(made, stop)
+    assert files(folder / "out.run") == {"step-000002"}
+    have = train(made)
+    assert (want / WEIGHTS).read_bytes() == (have / WEIGHTS).read_bytes()
+    assert load_model(have, torch.float32).is_encoder_decoder
+
+
+def test_two_processes_are_one_with_twice_the_batch(folder):
+    base = {"dtype": "float32", "steps": 4, "dev_sentences": 4, "evaluate_every": 4}
+    losses = []
+    one = values(folder, output=f"{folder}/one", accumulate=2, **base)
+    want = train(Recipe.of(one), lambda now: losses.append(now.loss))
+    path = write_recipe(folder / "recipe.toml", values(folder, accumulate=1, **base))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    both = [
+        run_script(path, 0, folder / "two.json", RANK=rank, LOCAL_RANK=rank, **shared)
+        for rank in "01"
+    ]
+    for process in both:
+        assert process.wait(900) == 0, (folder / "recipe.toml.log").read_text()
+    assert json.loads((folder / "two.json").read_text()) == pytest.approx(losses, rel=1e-4)
+    have = load_file(folder / "out" / WEIGHTS)
+    for name, tensor in load_file(want / WEIGHTS).items():
+        assert torch.allclose(tensor, have[name], atol=2e-4), name
+
+
+def test_an_adapter_is_trained_further(folder):
+    first = train(Recipe.of(values(folder, output=f"{folder}/first", steps=3)))
+    notes = []
+    made = values(folder, base=str(first), rank=9, steps=1, learning_rate=1e-6)
+    second = train(Recipe.of(made), note=notes.append)
+    assert any("its own rank, 4" in note for note in notes)
+    config = json.loads((second / "nomina.json").read_text())
+    assert config["base"] == f"{folder}/llama"
+    old, new = load_file(first / WEIGHTS), load_file(second / WEIGHTS)
+    assert old.keys() == new.keys()
+    assert all(torch.allclose(old[key], new[key], atol=1e-4) for key in old)
+    assert any(bool(old[key].any()) for key in old if "lora_B" in key)
+
+
+def test_full_training_makes_a_model_of_its_own(folder):
+    made = values(folder, method="full", learning_rate=0.003, steps=8, dev_share=0.0)
+    losses = []
+    out = train(Recipe.of(made), lambda now: losses.append(now.loss))
+    assert losses[-1] < losses[0]
+    model = load_model(out)
+    assert (out / "model.safetensors").is_file()
+    assert json.loads((out / "nomina.json").read_text())["base"] == ""
+    before = load_model(folder / "llama").module.state_dict()
+    assert any(not torch.equal(x, before[k]) for k, x in model.module.state_dict().items())
+
+
+def test_the_loss_on_tokens_trains(folder):
+    losses = []
+    made = values(folder, objective="tokens", steps=8, dev_share=0.0)
+    train(Recipe.of(made), lambda now: losses.append(now.loss))
+    assert losses[-1] < losses[0]
+
+
+def test_patience_ends_a_run_and_the_best_is_kept(folder):
+    seen = []
+    made = values(folder, steps=40, evaluate_every=1, patience=2, learning_rate=1e-9)
+    out = train(Recipe.of(made), seen.append)
+    assert seen[-1].step == 3  # F1 never moves: the first is the best, two more are no better
+    assert "at step 1 " in (out / "README.md").read_text()
+
+
+def test_another_recipe_does_not_go_on_with_a_run(folder):
+    def stop(now):
+        if now.step == 5:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(Recipe.read(recipe), stop)
-    steps.clear()
-    train(Recipe.read(recipe), lambda now: steps.append(now.step))
-    assert steps[0] == 5  # the checkpoint was written after step 4
-    assert steps[-1] == 30
+        train(Recipe.of(values(folder, dev_share=0.0)), stop)
+    with pytest.raises(RecipeError, match=r"learning_rate: 0\.02 -> 0\.01"):
+        train(Recipe.of(values(folder, dev_share=0.0, learning_rate=0.01)))
+    (folder / "mine.jsonl").write_text('{"tokens": ["Oslo"], "labels": ["B-city"]}\n')
+    with pytest.raises(RecipeError, match="sentences: "):
+        train(Recipe.of(values(folder, dev_share=0.0)))
+
+
+def test_a_folder_that_is_no_model_is_not_replaced(folder):
+    (folder / "out").mkdir()
+    (folder / "out" / "thesis.txt").write_text("years of work")
+    with pytest.raises(RecipeError, match="is no model of nomina"):
+        train(Recipe.of(values(folder)))
 
 
 @pytest.mark.parametrize(
-    ("line", "message"),
+    ("trainer", "message"),
     [
-        ("stepps = 3", "unknown keys"),
-        ("rank = 0", "rank must be 1"),
-        ('objective = "x"', "decisions or tokens"),
-        ('format = "xml"', "xml"),
-        ("[mixture]\np_nothing = 0.1", "p_nothing"),
+        ({"max_steps": 3}, "'max_steps' is set by the recipe"),
+        ({"colour": "red"}, "'colour' is not an argument"),
     ],
 )
-def test_a_wrong_recipe_is_named(recipe, line, message):
-    text = "\n".join(
-        row for row in recipe.read_text().splitlines() if row.split(" ")[0] != line.split(" ")[0]
-    )
-    text = text.replace("[mixture]\np_typos = 0.0\n", "").split("[mixture]")[0]
-    recipe.write_text(text + "\n" + line + "\n")
+def test_arguments_of_the_trainer_are_checked(folder, trainer, message):
     with pytest.raises(RecipeError, match=message):
-        train(Recipe.read(recipe))
+        train(Recipe.of(values(folder, trainer=trainer)))
+
+
+def test_a_sentence_longer_than_the_window_is_named_before_training(folder):
+    with open(folder / "mine.jsonl", "a") as file:
+        file.write(json.dumps({"tokens": ["w"] * 90, "labels": ["O"] * 90}) + "\n")
+    seen = []
+    with pytest.raises(DataError, match=r"mine.jsonl:46: the sentence has \d+ tokens"):
+        train(Recipe.of(values(folder, max_length=100, dev_share=0.0)), seen.append)
+    assert not seen
+
+
+def test_a_mixture_of_corpora_trains(folder, monkeypatch):
+    data = folder / "data" / "mine"
+    data.mkdir(parents=True)
+    for split in ("train", "dev"):
+        with gzip.open(data / f"{split}.jsonl.gz", "wt") as file:
+            for row in ROWS * 5:
+                file.write(json.dumps({"tokens": row.words, "labels": row.tags}) + "\n")
+    (data / "labels.json").write_text('{"c": "city", "p": "person"}')
+    index = {"mine": {"default_model": True, "language": "en", "licence": "CC BY 4.0"}}
+    (folder / "data" / "sets.json").write_text(json.dumps(index))
+    monkeypatch.setenv("NOMINA_DATA", str(folder / "data"))
+    made = values(folder, steps=2, dev=["mine:dev"], mixture={"p_typos": 0.0})
+    del made["data"]
+    card = (train(Recipe.of(made)) / "README.md").read_text()
+    assert "| mine | 15 | CC BY 4.0 |" in card
+    assert "6 sentences: mine:dev" in card
+
+
+def test_public_names_stay_where_they_were(build_model):
+    model = build_model("llama")
+    item = encode(model, Question(ROWS[0], LabelSet.of(["city"])))
+    assert collate([item], 0, False)["input_ids"].shape == (1, len(item))
+    with pytest.raises(NominaError, match="no such file"):
+        train(Recipe(output="x", base="y", data="nowhere.jsonl"))

@@ -1,0 +1,149 @@
+"""Models to be trained: which weights move, and how the result is saved.
+
+LoRA (Hu et al. 2021) adds an adapter to a base, or goes on with the adapter that it is given; full
+fine-tuning moves all weights, those of an adapter merged in. Either is saved as a folder that
+`nomina.load` reads. Knows nothing of data, losses or optimisers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nomina.base import quiet_libraries
+from nomina.errors import ModelError, RecipeError
+from nomina.formats import get_format
+from nomina.models import LanguageModel, ModelConfig, load_model, model_folder, write_config
+from nomina.recipes import Recipe
+
+_ADAPTER = "adapter_config.json"
+
+
+@dataclass
+class Trainable:
+    """A model whose weights can be trained.
+
+    Attributes:
+        model: With the trainable module inside, so that it can tag between steps.
+        method: "lora" or "full".
+        origin: What it started from.
+        base: The base model below it all.
+        notes: What is not as the recipe says.
+    """
+
+    model: LanguageModel
+    method: str
+    origin: str
+    base: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def module(self) -> Any:
+        """The Hugging Face or PEFT module."""
+        return self.model.module
+
+    @property
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The weights that move, by name."""
+        return {n: p for n, p in self.module.named_parameters() if p.requires_grad}
+
+    def save(self, folder: Path, card: str, state: dict[str, Any] | None = None) -> None:
+        """Save a folder that `nomina.load` reads, with its model card.
+
+        Args:
+            folder: Where to; made if need be.
+            card: The model card.
+            state: Weights gathered from other processes, where they are shared out among them.
+
+        Raises:
+            OSError: If the disk is full.
+        """
+        is_adapter = self.method == "lora"
+        rest = {} if state is None else {"state_dict": state}
+        with quiet_libraries():
+            if is_adapter:  # "auto" would ask a hub about the base model
+                self.module.save_pretrained(folder, save_embedding_layers=False, **rest)
+            else:
+                self.module.save_pretrained(folder, **rest)
+                self.model.tokenizer.save_pretrained(folder)
+        if is_adapter:
+            path = folder / _ADAPTER
+            settings = json.loads(path.read_text(encoding="utf-8"))
+            settings["base_model_name_or_path"] = self.base
+            path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        config = dataclasses.replace(self.model.config, base=self.base if is_adapter else "")
+        write_config(folder, config)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def load_trainable(recipe: Recipe) -> Trainable:
+    """Load what a recipe starts from.
+
+    Raises:
+        ModelError: If it cannot be found or read.
+        RecipeError: If it cannot be trained as the recipe says.
+    """
+    dtype = getattr(torch, recipe.dtype) if recipe.dtype else None
+    folder = model_folder(recipe.base)
+    is_adapter = (folder / _ADAPTER).is_file()
+    base, config = recipe.base, ModelConfig.read(folder)
+    notes = []
+    if is_adapter:
+        settings = json.loads((folder / _ADAPTER).read_text(encoding="utf-8"))
+        base = (config.base if config else "") or settings.get("base_model_name_or_path") or ""
+        if not base:
+            raise ModelError(f"the adapter {folder} does not say which base model it belongs to")
+    if recipe.method == "full":
+        model = load_model(recipe.base, dtype)
+        for weight in model.module.parameters():
+            weight.requires_grad_(True)
+    else:
+        model = load_model(base, dtype)
+        model.module, rank = _with_adapter(model, folder if is_adapter else None, recipe)
+        if config is not None:
+            model.config = config
+        if rank != recipe.rank:
+            notes.append(f"the adapter {recipe.base!r} goes on with its own rank, {rank}")
+    model.config = dataclasses.replace(model.config, format=recipe.format or model.config.format)
+    model.format = get_format(model.config.format)
+    return Trainable(model, recipe.method, _spelled(recipe.base), _spelled(base), tuple(notes))
+
+
+def _spelled(name: str) -> str:
+    """A name, or the whole path of a folder: the result may be loaded from anywhere."""
+    path = Path(name)
+    return str(path.resolve()) if path.exists() and ("/" in name or path.is_dir()) else name
+
+
+def _with_adapter(model: LanguageModel, folder: Path | None, recipe: Recipe) -> tuple[Any, int]:
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    dtype = model.module.dtype
+    module: Any
+    with quiet_libraries():
+        if folder is not None:
+            module = PeftModel.from_pretrained(
+                model.module, folder, is_trainable=True, use_safetensors=True
+            )
+        else:
+            module = get_peft_model(
+                model.module,
+                LoraConfig(
+                    r=recipe.rank,
+                    lora_alpha=recipe.rank,
+                    target_modules="all-linear",
+                    task_type="SEQ_2_SEQ_LM" if model.is_encoder_decoder else "CAUSAL_LM",
+                ),
+            )
+    for weight in module.parameters():
+        if weight.requires_grad:  # PEFT makes them float32; the optimiser keeps such copies itself
+            weight.data = weight.data.to(dtype)
+    if not any(weight.requires_grad for weight in module.parameters()):
+        raise RecipeError(f"{recipe.base}: this kind of adapter has no weights to train")
+    config = module.peft_config["default"]
+    return module, int(getattr(config, "r", recipe.rank))

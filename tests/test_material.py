@@ -1,0 +1,155 @@
+"""What cannot be trained on is named with file and line; what can but is odd is noted."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from nomina.entities import Example
+from nomina.errors import DataError, LabelError, RecipeError
+from nomina.material import cut_example, read_material
+from nomina.recipes import Recipe
+
+GOOD = {
+    "text": "Anna lives in Oslo.",
+    "entities": [
+        {"start": 0, "end": 4, "label": "person"},
+        {"start": 14, "end": 18, "label": "city"},
+    ],
+}
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Write a file of records and read it as a recipe would."""
+
+    def write(records, name="data.jsonl"):
+        path = tmp_path / name
+        path.write_text("".join(json.dumps(record) + "\n" for record in records))
+        return str(path)
+
+    def read(records, **changes):
+        made = {"data": write(records), "output": str(tmp_path / "out"), **changes}
+        return read_material(Recipe.of(made))
+
+    read.write = write
+    return read
+
+
+def one(text, *entities):
+    return {"text": text, "entities": [{"start": a, "end": b, "label": x} for a, b, x in entities]}
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"text": "a b", "entites": []}, r"data.jsonl:2: unknown column 'entites'. Did you mean"),
+        ({"text": "a b", "annotation": []}, r"data.jsonl:2: unknown column 'annotation'"),
+        ({"words": ["a"]}, r"data.jsonl:2: is not a record of nomina: has no 'text'"),
+        (one("Anna lives", (0, 4, "person"), (0, 10, "city")), r"data.jsonl:2 .*overlap"),
+        (one("Anna", (0, 9, "person")), r"data.jsonl:2: .*outside a text of 4 characters"),
+        (one("Anna", (0, 4, "Person")), r"data.jsonl:2: the labels 'Person' and 'person' \(.*:1\)"),
+        (one("word " * 130, (0, 600, "city")), r"data.jsonl:2: an entity of 120 words"),
+    ],
+)
+def test_bad_records_are_named(make, record, message):
+    with pytest.raises(DataError, match=message):
+        make([GOOD, record])
+
+
+def test_labels_are_those_of_the_labels_file(make, tmp_path):
+    labels = tmp_path / "labels.toml"
+    labels.write_text('[Person]\ndefinition = "a human being"\n[city]\n[year]\n')
+    material = make([GOOD] * 3, labels=str(labels))
+    assert material.labels.names == ("Person", "city", "year")
+    (rows,) = material.mixture.corpora.values()
+    assert {span.label for row in rows for span in row.spans} == {"Person", "city"}
+    assert any("not in" in note and "year" in note for note in material.notes)
+    question = next(material.mixture.questions(1))
+    assert {label.name for label in question.labels} <= {"Person", "city", "year"}
+    with pytest.raises(
+        DataError, match=r"data.jsonl:2: the label 'citty' is not in .*Did you mean"
+    ):
+        make([GOOD, one("Oslo", (0, 4, "citty"))], labels=str(labels))
+
+
+def test_an_empty_dev_set_is_an_error(make):
+    for records in ([], [{"text": "nothing", "entities": []}]):
+        dev = make.write(records, "dev.jsonl")
+        with pytest.raises(DataError, match=r"dev\.jsonl"):
+            make([GOOD], dev=[dev])
+
+
+def test_data_without_entities_is_an_error(make):
+    with pytest.raises(DataError, match="2 sentences and no entity"):
+        make([{"text": "nothing", "entities": []}] * 2, labels="")
+
+
+def test_dev_is_split_off_by_seed(make):
+    records = [one(f"Oslo {i}", (0, 4, "city")) for i in range(60)]
+    first, again, other = (make(records, seed=seed) for seed in (1, 1, 2))
+    texts = [{row.text for row in x.dev[0].examples} for x in (first, again, other)]
+    assert len(texts[0]) == 9
+    assert texts[0] == texts[1] != texts[2]
+    (rows,) = first.mixture.corpora.values()
+    assert len(rows) == len(first.places) == 51
+    assert not texts[0] & {row.text for row in rows}
+    assert first.fingerprint == again.fingerprint != other.fingerprint
+    assert make(records[:30]).dev == ()
+
+
+def test_what_is_odd_is_noted(make):
+    dev = make.write([one("Oslo", (0, 4, "city")), one("2024", (0, 4, "year"))], "dev.jsonl")
+    records = [GOOD, {**one("Oslo", (0, 4, "city")), "meta": 1}, {**GOOD, "meta": 2}]
+    notes = "\n".join(make(records, dev=[dev]).notes)
+    assert re.search(r"column 'meta' is not used \(.*data.jsonl:2, .*data.jsonl:3\)", notes)
+    assert "never seen in dev, so its F1 says nothing of them: ['person']" in notes
+    assert "that training never sees: ['year']" in notes
+    assert "1 dev sentences are also trained on" in notes
+
+
+def test_long_texts_are_cut_and_nothing_is_lost(make):
+    text = "Anna lives in Oslo. " * 60
+    entities = [(i * 20, i * 20 + 4, "person") for i in range(60)]
+    material = make([GOOD, one(text, *entities)])
+    (rows,) = material.mixture.corpora.values()
+    assert sum(len(row.spans) for row in rows) == 62
+    assert all(len(row.offsets) <= 100 for row in rows)
+    assert all(row.text[e.start : e.end] == e.text for row in rows for e in row.entities())
+    assert any(re.search(r"1 texts are longer .*data.jsonl:2", note) for note in material.notes)
+    assert len(material.places) == len(rows)
+
+
+def test_a_cut_never_goes_through_an_entity():
+    tags = ["O"] * 3 + ["B-x"] + ["I-x"] * 5 + ["O"] * 12
+    row = Example.from_tags([f"w{i}" for i in range(21)], tags)
+    for limit in range(6, 21):
+        pieces = cut_example(row, limit)
+        assert " ".join(piece.text for piece in pieces) == row.text
+        assert [e.text for p in pieces for e in p.entities()] == [row.entities()[0].text]
+        assert all(len(piece.offsets) <= limit for piece in pieces)
+    with pytest.raises(LabelError, match="6 words"):
+        cut_example(row, 5)
+
+
+def test_natural_text_keeps_its_spacing_and_words_get_some_back(make):
+    natural = make([GOOD] * 3).mixture
+    assert {next(natural.questions(i)).example.text for i in range(20)} == {GOOD["text"]}
+    joined = make([{"tokens": ["in", "Oslo", "."], "labels": ["O", "B-city", "O"]}] * 3).mixture
+    texts = {next(joined.questions(i)).example.text for i in range(40)}
+    assert {"in Oslo .", "in Oslo."} <= texts
+
+
+def test_a_group_asks_in_the_same_words(make):
+    mixture = make([GOOD, one("Oslo", (0, 4, "city"))] * 3, mixture={"p_all_labels": 1.0}).mixture
+    stream = mixture.questions(5)
+    groups = [[next(stream).labels.names for _ in range(8)] for _ in range(12)]
+    assert all(len(set(group)) == 1 for group in groups)
+    assert {group[0] for group in groups} == {("person", "city"), ("city", "person")}
+
+
+def test_settings_of_the_mixture_are_checked(make):
+    with pytest.raises(RecipeError, match="p_nothing"):
+        make([GOOD], mixture={"p_nothing": 0.1})
