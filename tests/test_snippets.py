@@ -267,6 +267,8 @@ def test_options_in_running_text_exist(page):
 
 @PAGES
 def test_names_in_running_text_exist(page):
+    if page.name == "log.md":
+        pytest.skip("a log tells of what was")
     for code in inline(page):
         match = re.match(r"(nomina(?:\.\w+)+)(?:\W|$)", code)
         if match and not match[1].endswith((".json", ".toml", ".cli")):

@@ -31,6 +31,7 @@ GENERATED = ("cli.md", "errors.md", "api.md")
 ELSEWHERE = (
     ("nomina.client", "ServerError"),
     ("nomina.server_config", "ServerConfigError"),
+    ("nomina.server_messages", "Problem"),
     ("nomina.batching", "QueueFullError"),
     ("nomina.batching", "QueueClosedError"),
 )
