@@ -189,7 +189,7 @@ class Reader(Protocol):
         """Return how many tokens a reading of the draft takes."""
 
 
-def _choices(
+def choose(
     model: LanguageModel, hidden: torch.Tensor, forks: Sequence[Fork]
 ) -> tuple[list[int], list[float]]:
     """Choose at each fork; hidden has shape (choices, width)."""
@@ -252,7 +252,7 @@ class EncoderDecoderReader:
         ]
         hidden = hidden.flatten(0, 1)[torch.tensor(index, device=device)]  # (choices, width)
         forks = [item.fork for draft in drafts for item in draft.open]
-        return _split(drafts, *_choices(self._model, hidden, forks))
+        return _split(drafts, *choose(self._model, hidden, forks))
 
 
 # --- decoder-only models: packed tokens over a store of keys and values
@@ -473,7 +473,7 @@ class PackedReader:
         kept = self._prefixes.get(prefix)
         if kept is None:
             scratch = self._config.max_rows
-            self._run([(scratch, 0, list(prefix))])
+            self.run([(scratch, 0, list(prefix))])
             kept = self._prefixes[prefix] = self._store.take(scratch, len(prefix))
             while len(self._prefixes) > self._config.max_prefixes:
                 self._prefixes.popitem(last=False)
@@ -501,7 +501,7 @@ class PackedReader:
     def read(self, drafts: Sequence[Draft], slots: Sequence[int]) -> list[Reading]:
         """Run the model over the unread tokens of all drafts at once."""
         rows = [(slot, *self._todo(draft, slot)) for draft, slot in zip(drafts, slots, strict=True)]
-        hidden = self._run(rows)  # (tokens, width)
+        hidden = self.run(rows)  # (tokens, width)
         index, offset = [], 0
         for draft, (slot, start, ids) in zip(drafts, rows, strict=True):
             request = self._requests[slot]
@@ -510,9 +510,17 @@ class PackedReader:
             offset += len(ids)
         hidden = hidden[torch.tensor(index, device=hidden.device)]  # (choices, width)
         forks = [item.fork for draft in drafts for item in draft.open]
-        return _split(drafts, *_choices(self._model, hidden, forks))
+        return _split(drafts, *choose(self._model, hidden, forks))
 
-    def _run(self, rows: Sequence[tuple[int, int, list[int]]]) -> torch.Tensor:
+    def run(self, rows: Sequence[tuple[int, int, list[int]]]) -> torch.Tensor:
+        """Run the model over tokens of many rows at once, writing their keys and values.
+
+        Args:
+            rows: For each row its slot, the position of its first token, and its tokens.
+
+        Returns:
+            Last hidden states of all tokens, end to end. Shape (tokens, width).
+        """
         global _pack
         device = self._model.device
         self._store.reserve(max(start + len(ids) for _, start, ids in rows))
@@ -676,7 +684,7 @@ def decode_plain(model: LanguageModel, request: Request) -> Path:
             ids_to_read = []
         else:
             hidden = model.hidden(ids, encoded=encoded)
-        (choice,), (log_prob,) = _choices(model, hidden[:, -1], [fork])
+        (choice,), (log_prob,) = choose(model, hidden[:, -1], [fork])
         path.append((fork, choice, log_prob))
         ids_to_read.append(fork.allowed[choice])
         fork = fork.take(choice)

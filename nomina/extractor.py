@@ -14,21 +14,24 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from nomina.calibration import Calibration
 from nomina.chunking import Window, merge_spans, split_text
 from nomina.documents import Document
-from nomina.engine import Engine, EngineConfig, Request
+from nomina.engine import Engine, EngineConfig, Path, Request
 from nomina.entities import Example, Label, LabelSet, Span, spans_to_entities, split_words
-from nomina.errors import TextError
+from nomina.errors import ModelError, TextError
 from nomina.formats import Sentence, get_format
-from nomina.grounding import Grounding
+from nomina.freeform import read_completion
+from nomina.generation import Completion, Generator
+from nomina.grounding import Grounding, ScoredSpan
 from nomina.models import LanguageModel, load_model
 
 Labels = LabelSet | Mapping[str, Any] | Iterable[str | Label]
+Decoding = Literal["grounded", "free"]
 
 # Words cost as many tokens as they have: a window of odd text (digits, another script) is shorter.
 _TOKENS_PER_WORD = 2
@@ -56,6 +59,14 @@ class Tagger:
         model: The language model.
         calibration: What makes its scores probabilities. Defaults to none.
         config: How much the engine reads at once.
+        decoding: "grounded", where every completion copies the text and uses the labels given; or
+            "free", where the model writes what it likes, as `generate` would have it write, and
+            what it wrote is aligned with the text afterwards, for parity with published figures.
+            Scores of free decoding are no calibrated probabilities (see `freeform`).
+        max_new_tokens: Tokens that a free completion may have; see `generation.Generator`.
+
+    Raises:
+        ModelError: If there is no such decoding, or the model's settings do not allow it.
 
     Example:
         >>> import nomina
@@ -69,10 +80,19 @@ class Tagger:
         model: LanguageModel,
         calibration: Calibration | None = None,
         config: EngineConfig | None = None,
+        *,
+        decoding: Decoding = "grounded",
+        max_new_tokens: int | None = None,
     ) -> None:
+        if decoding not in ("grounded", "free"):
+            raise ModelError(f"decoding must be 'grounded' or 'free', was: {decoding!r}")
         self.model = model
         self.calibration = calibration or Calibration()
-        self.engine = Engine(model, config)
+        self.engine: Engine | Generator
+        if decoding == "free":
+            self.engine = Generator(model, config, max_new_tokens)
+        else:
+            self.engine = Engine(model, config)
 
     @property
     def name(self) -> str:
@@ -177,12 +197,12 @@ class Tagger:
                     job.groundings.append(grounding)
                     yield Request(known[1], tuple(self.model.sentence_ids(prompt)), grounding)
 
-        for path in self.engine.decode(requests()):
+        for result in self.engine.decode(requests()):
             while not jobs[0].windows:
                 yield self._document(jobs.popleft())
             job = jobs[0]
             window = job.windows[len(job.found)]
-            scored = job.groundings.popleft().read(path)
+            scored = self._read(job, job.groundings.popleft(), result)
             shift = window.context_start
             names = job.labels.names
             apply = self.calibration.apply
@@ -193,6 +213,13 @@ class Tagger:
                 yield self._document(jobs.popleft())
         while jobs:
             yield self._document(jobs.popleft())
+
+    def _read(self, job: _Job, grounding: Grounding, result: Path | Completion) -> list[ScoredSpan]:
+        if not isinstance(result, Completion):
+            return grounding.read(result)
+        spans, warnings, _ = read_completion(result, grounding, self.model.tokenizer)
+        job.warnings += warnings
+        return spans
 
     def _job(self, text: str | Example, labels: LabelSet, threshold: float) -> _Job:
         if isinstance(text, Example):
@@ -231,6 +258,7 @@ def load(
     dtype: str | None = None,
     device: str | None = None,
     config: EngineConfig | None = None,
+    decoding: Decoding = "grounded",
 ) -> Tagger:
     """Load a tagger.
 
@@ -241,9 +269,10 @@ def load(
         dtype: "float32", "bfloat16" or "float16". Defaults to the fastest the machine has.
         device: Such as "cpu" or "cuda:0". Defaults to a GPU if there is one.
         config: How much is read at once.
+        decoding: "grounded" or "free"; see `Tagger`.
 
     Raises:
-        ModelError: If the model cannot be found or read.
+        ModelError: If the model cannot be found or read, or there is no such decoding.
         FormatError: If there is no such format.
     """
     if dtype is not None and not isinstance(getattr(torch, dtype, None), torch.dtype):
@@ -253,4 +282,6 @@ def load(
         model.format = get_format(format)
         model.config = dataclasses.replace(model.config, format=format)
     folder = model.folder
-    return Tagger(model, Calibration.load(folder) if folder else None, config)
+    # The calibration was fitted on the scores of grounded decoding.
+    calibration = Calibration.load(folder) if folder and decoding == "grounded" else None
+    return Tagger(model, calibration, config, decoding=decoding)
