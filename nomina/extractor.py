@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import torch
 
+from nomina.beams import BeamEngine
 from nomina.calibration import Calibration
 from nomina.chunking import Window, merge_spans, split_text
 from nomina.documents import Document
@@ -64,9 +65,11 @@ class Tagger:
             what it wrote is aligned with the text afterwards, for parity with published figures.
             Scores of free decoding are no calibrated probabilities (see `freeform`).
         max_new_tokens: Tokens that a free completion may have; see `generation.Generator`.
+        num_beams: Hypotheses that grounded decoding keeps; see `beams`. More than 1 costs time.
 
     Raises:
-        ModelError: If there is no such decoding, or the model's settings do not allow it.
+        ModelError: If there is no such decoding, the model's settings do not allow it, or
+            `num_beams` is not for it.
 
     Example:
         >>> import nomina
@@ -83,14 +86,22 @@ class Tagger:
         *,
         decoding: Decoding = "grounded",
         max_new_tokens: int | None = None,
+        num_beams: int = 1,
     ) -> None:
         if decoding not in ("grounded", "free"):
             raise ModelError(f"decoding must be 'grounded' or 'free', was: {decoding!r}")
+        if num_beams != 1 and decoding == "free":
+            raise ModelError(
+                f"free decoding is greedy search and takes no num_beams, was: {num_beams}. "
+                "Use decoding='grounded' with it"
+            )
         self.model = model
         self.calibration = calibration or Calibration()
-        self.engine: Engine | Generator
+        self.engine: Engine | Generator | BeamEngine
         if decoding == "free":
             self.engine = Generator(model, config, max_new_tokens)
+        elif num_beams != 1:
+            self.engine = BeamEngine(model, config, num_beams)
         else:
             self.engine = Engine(model, config)
 
@@ -259,6 +270,7 @@ def load(
     device: str | None = None,
     config: EngineConfig | None = None,
     decoding: Decoding = "grounded",
+    num_beams: int = 1,
 ) -> Tagger:
     """Load a tagger.
 
@@ -270,6 +282,7 @@ def load(
         device: Such as "cpu" or "cuda:0". Defaults to a GPU if there is one.
         config: How much is read at once.
         decoding: "grounded" or "free"; see `Tagger`.
+        num_beams: Hypotheses that grounded decoding keeps; see `Tagger`.
 
     Raises:
         ModelError: If the model cannot be found or read, or there is no such decoding.
@@ -284,4 +297,4 @@ def load(
     folder = model.folder
     # The calibration was fitted on the scores of grounded decoding.
     calibration = Calibration.load(folder) if folder and decoding == "grounded" else None
-    return Tagger(model, calibration, config, decoding=decoding)
+    return Tagger(model, calibration, config, decoding=decoding, num_beams=num_beams)

@@ -23,7 +23,6 @@ from nomina.alignment import Alignment, align
 from nomina.generation import Completion
 from nomina.grounding import Grounding, ScoredSpan
 
-
 _MAX_SHOWN = 12
 
 

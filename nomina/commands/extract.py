@@ -24,6 +24,12 @@ if TYPE_CHECKING:
     from nomina.extractor import Tagger
 
 OUTPUTS = ("table", "text", "jsonl", "html")
+DecodingOption = Annotated[
+    str, typer.Option(help="grounded, or free: what `generate` would write, aligned afterwards.")
+]
+BeamsOption = Annotated[
+    int, typer.Option(help="Hypotheses that grounded decoding keeps; slower, a little better.")
+]
 
 DEMO: tuple[tuple[str, str, dict[str, str]], ...] = (
     (
@@ -207,10 +213,10 @@ def print_document(document: Document, title: str = "", labels: LabelSet | None 
         console.print(f"  warning: {warning}", style="yellow", markup=False)
 
 
-def _load(model: str | None, form: str | None) -> Tagger:
+def _load(model: str | None, form: str | None, **options: Any) -> Tagger:
     import nomina
 
-    return nomina.load(model, format=form)
+    return nomina.load(model, format=form, **options)
 
 
 def register(app: typer.Typer) -> None:
@@ -244,6 +250,8 @@ def register(app: typer.Typer) -> None:
             str | None,
             typer.Option("--format", help="gner or inline; the model's own by default."),
         ] = None,
+        decoding: DecodingOption = "grounded",
+        beams: BeamsOption = 1,
         output: Annotated[
             str, typer.Option(help="table, text, jsonl or html; jsonl if piped, else table.")
         ] = "",
@@ -257,7 +265,7 @@ def register(app: typer.Typer) -> None:
             raise typer.BadParameter(f"--output must be one of {', '.join(OUTPUTS)}, was: {output}")
         with user_errors():
             label_set = _labels(labels, labels_file)
-            tagger = _load(model, form)
+            tagger = _load(model, form, decoding=decoding, num_beams=beams)
             found = documents(tagger, _sources(texts or (), file), label_set, threshold=threshold)
             if chosen == "html":
                 with watched(tagger):
