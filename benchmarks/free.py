@@ -53,7 +53,7 @@ def main():
     parser.add_argument("--format", default=None)
     parser.add_argument("--dtype", default=None)
     parser.add_argument("--sentences", type=int, default=6)
-    parser.add_argument("--limit", type=int, default=300, help="ids a completion may have")
+    parser.add_argument("--limit", type=int, default=60, help="ids a completion may have")
     parser.add_argument("--max-draft", type=int, default=256)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

@@ -30,6 +30,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from transformers import AttentionInterface
 
+from nomina.drafting import Memory
 from nomina.engine import EngineConfig, Path, Request, Usage
 from nomina.errors import ModelError
 from nomina.grounding import Fork, Grounding
@@ -365,7 +366,7 @@ def tree_attention(
     keys, values = tree.store.write(
         module.layer_idx, tree.first, key[0].transpose(0, 1), value[0].transpose(0, 1)
     )
-    _, num_heads, length, width = query.shape
+    num_heads, length, width = query.shape[1:]
     key_heads = keys.shape[1]
     groups = num_heads // key_heads
     folded = query[0].reshape(key_heads, groups * length, width)
@@ -523,20 +524,18 @@ class _Estimates:
     """What the model will probably say at forks that it has not read behind the same walk."""
 
     def __init__(self, grounding: Grounding) -> None:
-        self._grounding = grounding
+        self._memory = Memory(grounding)
         self._by_key: dict[Any, list[float]] = {}
-        self._seen: dict[Any, int] = {}
 
     def learn(self, fork: Fork, log_probs: list[float]) -> None:
         """Note what the model said at a fork."""
         self._by_key[fork.key] = log_probs
-        self._seen[fork.state] = max(range(len(log_probs)), key=log_probs.__getitem__)
+        self._memory.learn(fork, max(range(len(log_probs)), key=log_probs.__getitem__))
 
     def log_probs(self, fork: Fork) -> list[float]:
         """Return log probabilities: those of the same question elsewhere, else the guess wins."""
         found = self._by_key.get(fork.key)
         if found is None:
-            guess = self._grounding.likely(fork, self._seen)
             found = [-5.0] * len(fork.allowed)
-            found[guess] = -0.02
+            found[self._memory.guess(fork)] = -0.02
         return found

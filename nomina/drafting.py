@@ -43,12 +43,34 @@ class Place(NamedTuple):
         return None
 
 
-class Guess(NamedTuple):
+class Drafted(NamedTuple):
     """One id of a draft: the place behind it in the walk, and the fork that it decides, if any."""
 
     token: int
     place: Place
     fork: Fork | None
+
+
+class Memory:
+    """What a model chose at forks, and from that what it will probably choose at others.
+
+    Args:
+        grounding: The forks' grounding, which guesses where nothing is known.
+    """
+
+    def __init__(self, grounding: Grounding) -> None:
+        self._grounding = grounding
+        self._choices: dict[Any, int] = {}  # by the fork's key
+        self._seen: dict[Any, int] = {}  # by state, for guesses at other forks
+
+    def learn(self, fork: Fork, choice: int) -> None:
+        """Note what the model chooses at a fork, maybe behind another writing."""
+        self._choices[fork.key] = self._seen[fork.state] = choice
+
+    def guess(self, fork: Fork) -> int:
+        """Return the choice that the model made at this question, else the format's guess."""
+        choice = self._choices.get(fork.key)
+        return self._grounding.likely(fork, self._seen) if choice is None else choice
 
 
 @dataclass(frozen=True)
@@ -81,7 +103,6 @@ class Drafter:
         self, grounding: Grounding, prompt_ids: Sequence[int], config: DraftConfig | None = None
     ) -> None:
         self.open: list[tuple[int, Fork]] = []
-        self._grounding = grounding
         self._config = config or DraftConfig()
         self._place = Place(grounding.start(), 0)
         self._trail: list[tuple[int, Place]] = []  # ids of the walk passed, and the place behind
@@ -91,8 +112,7 @@ class Drafter:
         self._num_indexed = 0
         self._copy_from = -1  # position in the text that is being copied, or -1
         self._window = self._config.max_tokens
-        self._guesses: dict[Any, int] = {}  # by the fork's key
-        self._seen: dict[Any, int] = {}  # by state, for guesses at other forks
+        self._memory = Memory(grounding)
 
     def draft(self, limit: int) -> list[int]:
         """Return what will probably be written next: at most `limit` ids, maybe none."""
@@ -105,8 +125,8 @@ class Drafter:
                 out.append(self._text[at] if at < size else out[at - size])
             return out
         ahead = self._ahead(limit)
-        self.open = [(at, guess.fork) for at, guess in enumerate(ahead) if guess.fork]
-        return [guess.token for guess in ahead]
+        self.open = [(at, item.fork) for at, item in enumerate(ahead) if item.fork]
+        return [item.token for item in ahead]
 
     def expected_length(self) -> int:
         """Return how many ids the rest of the walk has, as guessed now."""
@@ -114,7 +134,7 @@ class Drafter:
 
     def learn(self, fork: Fork, choice: int) -> None:
         """Note what the model would choose at a fork that it read behind the last draft."""
-        self._guesses[fork.key] = self._seen[fork.state] = choice
+        self._memory.learn(fork, choice)
 
     def write(self, ids: Sequence[int], is_as_drafted: bool) -> None:
         """Follow what the model wrote.
@@ -143,20 +163,18 @@ class Drafter:
             self._trail.append((token, after))
             self._place = after
 
-    def _ahead(self, limit: int) -> list[Guess]:
-        place, out = self._place, list[Guess]()
+    def _ahead(self, limit: int) -> list[Drafted]:
+        place, out = self._place, list[Drafted]()
         while len(out) < limit:
             fork, num_forced = place
             for token in fork.forced[num_forced : num_forced + limit - len(out)]:
                 num_forced += 1
-                out.append(Guess(token, Place(fork, num_forced), None))
+                out.append(Drafted(token, Place(fork, num_forced), None))
             if not fork.allowed or len(out) >= limit:
                 break
-            choice = self._guesses.get(fork.key)
-            if choice is None:
-                choice = self._grounding.likely(fork, self._seen)
+            choice = self._memory.guess(fork)
             place = Place(fork.take(choice), 0)
-            out.append(Guess(fork.allowed[choice], place, fork))
+            out.append(Drafted(fork.allowed[choice], place, fork))
         return out
 
     # The model has left the walk, or what was being copied
@@ -177,9 +195,9 @@ class Drafter:
             self._trail.append((ahead[0].token, ahead[0].place))
             self._place = ahead[0].place
 
-    def _rejoin(self, behind: Sequence[tuple[int, Place]], ahead: Sequence[Guess]) -> bool:
+    def _rejoin(self, behind: Sequence[tuple[int, Place]], ahead: Sequence[Drafted]) -> bool:
         """Take the walk up where it looks like what was written last, the closest such place."""
-        walk = [*behind, *((guess.token, guess.place) for guess in ahead)]
+        walk = [*behind, *((item.token, item.place) for item in ahead)]
         best, best_at = (0, 0), -1
         written = self._text[self._num_prompt :][-_MOST_CONTEXT:]
         for at, (token, _) in enumerate(walk):

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from transformers import AttentionInterface, DynamicCache
 
+from nomina.decoders import CachedDecoder
 from nomina.grounding import Fork, Grounding
 from nomina.models import LanguageModel
 
@@ -215,42 +216,40 @@ def _split(
 
 
 class EncoderDecoderReader:
-    """Reads with an encoder-decoder model: the encoder once, the decoder in every pass."""
+    """Reads with an encoder-decoder model: each prompt once, and the decoder's tokens once."""
 
     def __init__(self, model: LanguageModel, config: EngineConfig) -> None:
         self._model = model
-        self._encoded: dict[int, torch.Tensor] = {}
+        self._decoder = CachedDecoder(model)
+        self._num_read: dict[int, int] = {}
 
     def open(self, slot: int, request: Request) -> None:
         """Encode the prompt."""
-        ids = torch.tensor([[*request.prefix_ids, *request.sentence_ids]])
-        encoder = self._model.module.get_encoder()
-        output = encoder(input_ids=ids.to(self._model.device))
-        self._encoded[slot] = output.last_hidden_state[0]  # (length, width)
+        self._decoder.open(slot, [*request.prefix_ids, *request.sentence_ids])
+        self._num_read[slot] = 0
 
     def accept(self, slot: int, num_ids: int) -> None:
-        """Nothing is kept of the decoder."""
+        """Read again from the first id that was not read as it is now."""
+        self._num_read[slot] = 1 + num_ids
+
+    def _todo(self, draft: Draft, slot: int) -> tuple[int, list[int]]:
+        """Return the position of the first token to read, and the tokens."""
+        start = self._num_read[slot]
+        return start, [self._decoder.start_id, *draft.ids[: draft.open[-1].at]][start:]
 
     def cost(self, draft: Draft, slot: int) -> int:
-        """Return the tokens of the decoder."""
-        return len(draft.ids) + 1
+        """Return the number of the decoder's tokens to read."""
+        return len(self._todo(draft, slot)[1])
 
     def read(self, drafts: Sequence[Draft], slots: Sequence[int]) -> list[Reading]:
-        """Run the decoder over whole drafts."""
-        device = self._model.device
-        start = self._model.module.config.decoder_start_token_id or 0
-        rows = [[start, *draft.ids[: draft.open[-1].at]] for draft in drafts]
-        states = [self._encoded[slot] for slot in slots]
-        lengths = torch.tensor([len(state) for state in states], device=device)
-        encoded = torch.nn.utils.rnn.pad_sequence(states, batch_first=True)
-        mask = torch.arange(encoded.shape[1], device=device) < lengths.unsqueeze(1)
-        length = max(map(len, rows))
-        ids = torch.tensor([row + [0] * (length - len(row)) for row in rows], device=device)
-        hidden = self._model.hidden(ids, encoded=(encoded, mask))  # (rows, length, width)
-        index = [
-            number * length + item.at for number, draft in enumerate(drafts) for item in draft.open
-        ]
-        hidden = hidden.flatten(0, 1)[torch.tensor(index, device=device)]  # (choices, width)
+        """Run the decoder over the unread tokens of each draft."""
+        rows = [(slot, *self._todo(draft, slot)) for draft, slot in zip(drafts, slots, strict=True)]
+        hidden = self._decoder.read(rows)  # (tokens, width)
+        index, offset = [], 0
+        for draft, (_, start, ids) in zip(drafts, rows, strict=True):
+            index += [offset + item.at - start for item in draft.open]
+            offset += len(ids)
+        hidden = hidden[torch.tensor(index, device=hidden.device)]  # (choices, width)
         forks = [item.fork for draft in drafts for item in draft.open]
         return _split(drafts, *choose(self._model, hidden, forks))
 

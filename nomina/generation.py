@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from transformers import DynamicCache, EncoderDecoderCache
 
+from nomina.decoders import CachedDecoder
 from nomina.drafting import DraftConfig, Drafter
 from nomina.engine import EngineConfig, PackedReader, Request, Usage, choose
 from nomina.errors import ModelError
@@ -107,36 +107,20 @@ class CausalReader:
         return self._reader.run(rows)
 
 
-class CachedDecoderReader:
-    """Reads with an encoder-decoder model, row by row; the decoder's keys and values are kept.
-
-    The decoder counts its positions from its cache, so that rows of unequal length have no pass in
-    common.
-    """
+class DecoderReader:
+    """Reads with an encoder-decoder model, row by row."""
 
     def __init__(self, model: LanguageModel, config: EngineConfig) -> None:
-        self._model = model
-        self._rows: dict[int, tuple[torch.Tensor, torch.Tensor, Any]] = {}
+        self._decoder = CachedDecoder(model)
 
     def open(self, slot: int, request: Request) -> tuple[int, list[int]]:
         """Encode the prompt; what is to be read is the decoder's start."""
-        model = self._model
-        ids = torch.tensor([[*request.prefix_ids, *request.sentence_ids]], device=model.device)
-        states = model.module.get_encoder()(input_ids=ids).last_hidden_state
-        config = model.module.config
-        cache = EncoderDecoderCache(DynamicCache(config=config), DynamicCache(config=config))
-        self._rows[slot] = states, torch.ones_like(ids), cache
-        return 0, [config.decoder_start_token_id or 0]
+        self._decoder.open(slot, [*request.prefix_ids, *request.sentence_ids])
+        return 0, [self._decoder.start_id]
 
     def read(self, rows: Sequence[tuple[int, int, list[int]]]) -> torch.Tensor:
-        """Run the decoder over each row, behind what of its cache is right."""
-        out = []
-        for slot, start, ids in rows:
-            states, mask, cache = self._rows[slot]
-            cache.crop(-(cache.get_seq_length() - start))
-            tokens = torch.tensor([ids], device=self._model.device)
-            out.append(self._model.hidden(tokens, cache=cache, encoded=(states, mask))[0])
-        return torch.cat(out)  # (tokens, width)
+        """Run the decoder over each row."""
+        return self._decoder.read(rows)
 
 
 class Generator:
@@ -168,7 +152,7 @@ class Generator:
         self.usage = Usage()
         self._max_new_tokens = max_new_tokens
         self._draft_config = draft_config
-        kind = CachedDecoderReader if model.is_encoder_decoder else CausalReader
+        kind = DecoderReader if model.is_encoder_decoder else CausalReader
         self._reader: Reader = kind(model, self.config)
         self._ends = end_ids(model)
 
