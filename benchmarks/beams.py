@@ -52,9 +52,9 @@ def main():
         labels = LabelSet.of(names)
         examples = random.Random(options.seed).sample(corpus.examples, options.sentences)
         for name, tagger, found in (("greedy", greedy, one), ("beams", wide, many)):
-            began = time.perf_counter()
+            began = time.process_time()
             found[data] = predict(tagger, examples, labels)
-            seconds[name] += time.perf_counter() - began
+            seconds[name] += time.process_time() - began
     result = {
         "data": options.data,
         "sentences each": options.sentences,
@@ -77,7 +77,7 @@ def main():
     result["tokens / floor, greedy"] = round(
         greedy.engine.usage.tokens / greedy.engine.usage.floor_tokens, 2
     )
-    result["seconds, beams / greedy"] = round(seconds["beams"] / seconds["greedy"], 2)
+    result["CPU seconds, beams / greedy"] = round(seconds["beams"] / seconds["greedy"], 2)
     print(json.dumps(result), flush=True)
 
 

@@ -23,7 +23,7 @@ import nomina
 from nomina.corpora import read_corpus
 from nomina.engine import Draft, Engine, PackedReader, Request, Usage, decode_plain
 from nomina.entities import LabelSet
-from nomina.formats import Sentence
+from nomina.formats import Guess, Sentence
 from nomina.grounding import Grounding
 
 
@@ -46,8 +46,8 @@ def read_once(engine, requests, paths):
     drafts = []
     for slot, (request, path) in enumerate(zip(requests, paths, strict=True)):
         draft = Draft(request)
-        draft._guesses = {fork.key: choice for fork, choice, _ in path}
-        draft._write()
+        draft._guesses = {fork.key: Guess(choice, "sure", 1.0) for fork, choice, _ in path}
+        draft.write()
         drafts.append((slot, draft))
     with torch.inference_mode():
         step = engine.config.max_rows

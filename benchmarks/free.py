@@ -1,7 +1,8 @@
 """Free decoding against `transformers.generate`: same model, prompts and output, in one run.
 
-Alternates between the two, sentence by sentence, and prints medians as JSON: ratios mean something
-on a busy machine, seconds do not. Every completion is compared, id for id.
+Alternates between the two, sentence by sentence, and prints ratios of CPU seconds as JSON (run it
+with OMP_NUM_THREADS=1 on a busy machine: threads that wait for each other burn CPU). Every
+completion is compared, id for id.
 
     python benchmarks/free.py --data crossner_ai:dev --sentences 6 --dtype float32
 """
@@ -55,13 +56,14 @@ def main():
     parser.add_argument("--sentences", type=int, default=6)
     parser.add_argument("--limit", type=int, default=60, help="ids a completion may have")
     parser.add_argument("--max-draft", type=int, default=256)
+    parser.add_argument("--certainty", type=float, default=DraftConfig.certainty)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     tagger = nomina.load(options.model, format=options.format, dtype=options.dtype)
     model = tagger.model
     for data in options.data:
         requests = build(model, read_corpus(data), options.sentences, options.seed)
-        draft_config = DraftConfig(options.max_draft)
+        draft_config = DraftConfig(options.max_draft, options.certainty)
         single = Generator(model, None, options.limit, draft_config)
         list(single.decode(requests[:1]))  # warms up, and computes the shared prefix
         generate(model, requests[0], 4)
@@ -69,11 +71,11 @@ def main():
         same, ratios, lengths = 0, [], []
         seconds = {"generate": 0.0, "free, one by one": 0.0}
         for request in requests:
-            began = time.perf_counter()
+            began = time.process_time()
             (have,) = single.decode([request])
-            middle = time.perf_counter()
+            middle = time.process_time()
             want = generate(model, request, options.limit)
-            end = time.perf_counter()
+            end = time.process_time()
             same += have.ids == want
             lengths.append(len(want))
             ratios.append((end - middle) / (middle - began))
@@ -83,9 +85,9 @@ def main():
                 data, len(want), f"{end - middle:.1f} s / {middle - began:.1f} s", file=sys.stderr
             )
         batched = Generator(model, None, options.limit, draft_config)
-        began = time.perf_counter()
+        began = time.process_time()
         list(batched.decode(requests))
-        seconds["free, batched"] = time.perf_counter() - began
+        seconds["free, batched"] = time.process_time() - began
         usage = single.usage
         count = len(requests)
         print(
@@ -96,6 +98,7 @@ def main():
                     "dtype": str(model.module.dtype),
                     "threads": torch.get_num_threads(),
                     "max draft": options.max_draft,
+                    "certainty": options.certainty,
                     "sentences": count,
                     "the same ids": f"{same} of {count}",
                     "ids a completion, mean": round(statistics.mean(lengths), 1),

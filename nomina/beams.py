@@ -536,6 +536,9 @@ class _Estimates:
         """Return log probabilities: those of the same question elsewhere, else the guess wins."""
         found = self._by_key.get(fork.key)
         if found is None:
-            found = [-5.0] * len(fork.allowed)
-            found[self._memory.guess(fork)] = -0.02
+            guess = self._memory.guess(fork)
+            sure = min(max(guess.odds, 0.01), 0.99)
+            rest = math.log((1 - sure) / (len(fork.allowed) - 1))
+            found = [rest] * len(fork.allowed)
+            found[guess.move] = math.log(sure)
         return found

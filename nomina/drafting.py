@@ -20,11 +20,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from nomina.formats import Guess, State
 from nomina.grounding import Fork, Grounding
 
 _NEAR = 48  # ids of the walk that are searched on either side for what was written last
 _BESIDE = 8  # ids within which a single equal id is enough to go on there
 _MOST_CONTEXT = 4
+_READ_ODDS = 0.9  # that a choice made behind another writing is made again
 
 
 class Place(NamedTuple):
@@ -60,17 +62,18 @@ class Memory:
 
     def __init__(self, grounding: Grounding) -> None:
         self._grounding = grounding
-        self._choices: dict[Any, int] = {}  # by the fork's key
-        self._seen: dict[Any, int] = {}  # by state, for guesses at other forks
+        self._guesses: dict[Any, Guess] = {}  # by the fork's key
+        self._seen: dict[State, int] = {}  # moves by state, for guesses at other forks
 
     def learn(self, fork: Fork, choice: int) -> None:
         """Note what the model chooses at a fork, maybe behind another writing."""
-        self._choices[fork.key] = self._seen[fork.state] = choice
+        self._guesses[fork.key] = Guess(choice, "read", _READ_ODDS)
+        self._seen.pop(fork.state, None)  # the last seen is the last one
+        self._seen[fork.state] = fork.moves[choice][0]
 
-    def guess(self, fork: Fork) -> int:
+    def guess(self, fork: Fork) -> Guess:
         """Return the choice that the model made at this question, else the format's guess."""
-        choice = self._choices.get(fork.key)
-        return self._grounding.likely(fork, self._seen) if choice is None else choice
+        return self._guesses.get(fork.key) or self._grounding.likely(fork, self._seen)
 
 
 @dataclass(frozen=True)
@@ -79,11 +82,14 @@ class DraftConfig:
 
     Attributes:
         max_tokens: Ids in a draft, at most.
+        certainty: A draft ends where the probability that all of it is right falls below this,
+            because what is read behind a wrong guess is read again.
         first_tokens: Ids in the draft right after the model has left the walk; each draft that
             proves right makes the next one four times as long.
     """
 
     max_tokens: int = 256
+    certainty: float = 0.07  # a reading costs about as much as 100 tokens besides its own
     first_tokens: int = 8
 
 
@@ -124,7 +130,7 @@ class Drafter:
             for at in range(start, start + limit):  # what is copied may go on into the draft
                 out.append(self._text[at] if at < size else out[at - size])
             return out
-        ahead = self._ahead(limit)
+        ahead = self._ahead(limit, self._config.certainty)
         self.open = [(at, item.fork) for at, item in enumerate(ahead) if item.fork]
         return [item.token for item in ahead]
 
@@ -163,8 +169,9 @@ class Drafter:
             self._trail.append((token, after))
             self._place = after
 
-    def _ahead(self, limit: int) -> list[Drafted]:
+    def _ahead(self, limit: int, certainty: float = 0.0) -> list[Drafted]:
         place, out = self._place, list[Drafted]()
+        all_right = 1.0
         while len(out) < limit:
             fork, num_forced = place
             for token in fork.forced[num_forced : num_forced + limit - len(out)]:
@@ -172,9 +179,12 @@ class Drafter:
                 out.append(Drafted(token, Place(fork, num_forced), None))
             if not fork.allowed or len(out) >= limit:
                 break
-            choice = self._memory.guess(fork)
-            place = Place(fork.take(choice), 0)
-            out.append(Drafted(fork.allowed[choice], place, fork))
+            guess = self._memory.guess(fork)
+            all_right *= guess.odds
+            place = Place(fork.take(guess.move), 0)
+            out.append(Drafted(fork.allowed[guess.move], place, fork))
+            if all_right < certainty:
+                break
         return out
 
     # The model has left the walk, or what was being copied

@@ -18,6 +18,8 @@ Knows token ids, forks and models; nothing of words or labels.
 
 from __future__ import annotations
 
+import heapq
+import math
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,6 +29,7 @@ import torch
 from transformers import AttentionInterface, DynamicCache
 
 from nomina.decoders import CachedDecoder
+from nomina.formats import Guess, State
 from nomina.grounding import Fork, Grounding
 from nomina.models import LanguageModel
 
@@ -56,12 +59,15 @@ class EngineConfig:
         max_rows: Sentences under way at once.
         max_cache_tokens: Ceiling of the memory for keys and values, in tokens of all rows.
         max_prefixes: Label sets whose prompts are kept.
+        pass_tokens: What a reading costs besides its tokens, in tokens: drafts go further where
+            readings are dear (a GPU) than where tokens are (a CPU).
     """
 
     max_pass_tokens: int = 1024
     max_rows: int = 24
     max_cache_tokens: int = 32_768
     max_prefixes: int = 8
+    pass_tokens: int = 100
 
 
 @dataclass
@@ -88,22 +94,42 @@ class Usage:
 # Drafts
 
 
+class Odds:
+    """How often guesses come true, by their kind; learnt while decoding."""
+
+    PRIOR = 8.0  # what the first estimate weighs, in guesses
+
+    def __init__(self) -> None:
+        self._counts: dict[str, tuple[int, int]] = {}
+
+    def of(self, guess: Guess) -> float:
+        """Return the probability that a guess is right."""
+        right, total = self._counts.get(guess.kind, (0, 0))
+        return (right + self.PRIOR * guess.odds) / (total + self.PRIOR)
+
+    def learn(self, guess: Guess, is_right: bool) -> None:
+        """Count a guess that was checked."""
+        right, total = self._counts.get(guess.kind, (0, 0))
+        self._counts[guess.kind] = right + is_right, total + 1
+
+
 class OpenChoice(NamedTuple):
     """A choice not yet sure: the index of its id in the completion, its fork, the guess."""
 
     at: int
     fork: Fork
-    guess: int
+    guess: Guess
 
 
 class Draft:
-    """A guess at a whole completion, checked and mended reading by reading.
+    """A guess at a completion, checked and mended reading by reading.
 
     Attributes:
         request: What is asked.
         path: Choices that are sure: fork, choice, log probability.
-        ids: The completion as guessed.
-        open: The choices not yet sure, in order.
+        ids: The completion as far as it is guessed.
+        open: The choices not yet sure, in order, as far as they are guessed.
+        length: About how many ids the completion has.
         num_reads: Readings so far.
     """
 
@@ -111,55 +137,78 @@ class Draft:
         self.request = request
         self.path: Path = []
         self.num_reads = 0
-        self._guesses: dict[Any, int] = {}  # by the fork's key
-        self._seen: dict[Any, int] = {}  # the same by state, for guesses at other forks
+        self._guesses: dict[Any, Guess] = {}  # by the fork's key
+        self._seen: dict[State, int] = {}  # moves by state, for guesses at other forks
         fork = request.grounding.start()
         self._sure_ids = list(fork.forced)
         self._next = fork
-        self._write()
+        self.write()
+        self.length = len(self.ids)
 
     @property
     def is_done(self) -> bool:
         """Whether every choice is sure."""
         return not self._next.allowed
 
-    def _write(self) -> None:
+    def write(self, certainty: float = 0.0, odds: Odds | None = None) -> None:
+        """Guess on from what is sure, as far as all guesses are right with a probability.
+
+        What is read behind a wrong guess is read again, so it does not pay to guess much further
+        than one can; and what is not guessed now costs another reading.
+
+        Args:
+            certainty: The probability; 0 for the whole completion.
+            odds: How often guesses come true.
+        """
         ids, fork = list(self._sure_ids), self._next
         self.open: list[OpenChoice] = []
         likely = self.request.grounding.likely
+        all_right = 1.0
         while fork.allowed:
             guess = self._guesses.get(fork.key)
             if guess is None:
                 guess = likely(fork, self._seen)
             self.open.append(OpenChoice(len(ids), fork, guess))
-            ids.append(fork.allowed[guess])
-            fork = fork.take(guess)
+            if odds is not None:
+                all_right *= odds.of(guess)
+                if all_right < certainty:
+                    break  # the choice is read, but nothing behind it
+            ids.append(fork.allowed[guess.move])
+            fork = fork.take(guess.move)
             ids.extend(fork.forced)
         self.ids = ids
 
-    def check(self, chosen: Sequence[int], log_probs: Sequence[float]) -> int:
+    def check(self, chosen: Sequence[int], log_probs: Sequence[float], odds: Odds) -> int:
         """Take over the model's choices up to and with the first that differs from the guess.
 
         Args:
             chosen: The model's choice at each open fork.
             log_probs: Their log probabilities among the allowed ids.
+            odds: Learns how the guesses did.
 
         Returns:
             How many ids of the completion are sure and were read as they are.
         """
         self.num_reads += 1
         agree = True
-        num_read = len(self.ids)
+        num_read = 0
         for item, choice, log_prob in zip(self.open, chosen, log_probs, strict=True):
-            self._guesses[item.fork.key] = self._seen[item.fork.state] = choice
+            fork = item.fork
+            # What was chosen behind a wrong guess is a good guess still, the better the surer.
+            sureness = round(math.exp(log_prob), 1)
+            self._guesses[fork.key] = Guess(
+                choice, f"read, {fork.state.phase}, {sureness}", sureness
+            )
+            self._seen.pop(fork.state, None)  # the last seen is the last one
+            self._seen[fork.state] = fork.moves[choice][0]
             if agree:
-                self.path.append((item.fork, choice, log_prob))
-                self._sure_ids = [*self.ids[: item.at], item.fork.allowed[choice]]
-                self._next = item.fork.take(choice)
+                self.path.append((fork, choice, log_prob))
+                self._sure_ids = [*self.ids[: item.at], fork.allowed[choice]]
+                self._next = fork.take(choice)
                 self._sure_ids.extend(self._next.forced)
-                if choice != item.guess:
-                    agree, num_read = False, item.at
-        self._write()
+                num_read = item.at
+                agree = choice == item.guess.move
+                odds.learn(item.guess, agree)
         return num_read
 
 
@@ -175,7 +224,13 @@ class Reading(NamedTuple):
 
 
 class Reader(Protocol):
-    """Reads drafts with a model and keeps what it can between readings."""
+    """Reads drafts with a model and keeps what it can between readings.
+
+    Attributes:
+        keeps: Whether what was read need not be read again.
+    """
+
+    keeps: bool
 
     def read(self, drafts: Sequence[Draft], slots: Sequence[int]) -> list[Reading]:
         """Run the model once over the unread part of each draft."""
@@ -217,6 +272,8 @@ def _split(
 
 class EncoderDecoderReader:
     """Reads with an encoder-decoder model: each prompt once, and the decoder's tokens once."""
+
+    keeps = True
 
     def __init__(self, model: LanguageModel, config: EngineConfig) -> None:
         self._model = model
@@ -312,25 +369,58 @@ class Part(NamedTuple):
     """Rows of a pack that attend together.
 
     Attributes:
-        slots: Shape (rows,).
-        tokens: Packed token of each row's queries, padded with its last. Shape (rows, queries).
-        is_query: Which of `tokens` are not padding. Shape (rows, queries).
-        positions: Shape (rows, queries).
+        slots: Rows of the store; a slice of it, where that needs no copy of keys and values.
+        tokens: Packed token of each row's queries, padded. Shape (rows, queries).
+        positions: Of those tokens. Shape (rows, queries).
         num_keys: Positions below this are looked at.
+        packed: Which of the flattened `tokens` are not padding, and the packed tokens they are.
     """
 
-    slots: torch.Tensor
+    slots: slice | torch.Tensor
     tokens: torch.Tensor
-    is_query: torch.Tensor
     positions: torch.Tensor
     num_keys: int
+    packed: tuple[torch.Tensor, torch.Tensor]
 
-    def mask(self, window: int | None) -> torch.Tensor:
-        """Return what each query may see: itself, what is before it, within a window."""
+    def mask(self, window: int | None, dtype: torch.dtype) -> torch.Tensor:
+        """Return what is added to scores: each query sees itself and what is before it.
+
+        Shape (rows, queries, keys); minus infinity for what is not seen.
+        """
         keys = torch.arange(self.num_keys, device=self.positions.device)
         distance = self.positions.unsqueeze(-1) - keys  # (rows, queries, keys)
-        allowed = distance >= 0
-        return allowed & (distance < window) if window else allowed
+        hidden = distance < 0
+        if window:
+            hidden |= distance >= window
+        return torch.zeros_like(distance, dtype=dtype).masked_fill_(hidden, float("-inf"))
+
+
+def _part(
+    chosen: torch.Tensor, slots: torch.Tensor, starts: torch.Tensor, lengths: torch.Tensor,
+    offsets: torch.Tensor, device: torch.device,
+) -> Part:  # fmt: skip
+    """Lay out some rows of a pack."""
+    rows, first = slots[chosen], int(slots[chosen].min())
+    num_rows = int(rows.max()) + 1 - first
+    where: slice | torch.Tensor = rows.to(device)
+    place = torch.arange(len(chosen))
+    if num_rows <= 2 * len(chosen):  # a few idle rows cost less than copying the others
+        where, place = slice(first, first + num_rows), rows - first
+    else:
+        num_rows = len(chosen)
+    size = int(lengths[chosen].max())
+    column = torch.arange(size)
+    inside = torch.minimum(column.expand(len(chosen), size), lengths[chosen].unsqueeze(1) - 1)
+    tokens = torch.zeros(num_rows, size, dtype=torch.long)
+    positions = torch.zeros_like(tokens)  # of an idle row: sees its first key, and is not used
+    is_query = torch.zeros_like(tokens, dtype=torch.bool)
+    tokens[place] = offsets[chosen].unsqueeze(1) + inside
+    positions[place] = starts[chosen].unsqueeze(1) + inside
+    is_query[place] = column < lengths[chosen].unsqueeze(1)
+    flat = is_query.flatten().nonzero().squeeze(1)
+    packed = flat.to(device), tokens.flatten()[flat].to(device)
+    num_keys = int(positions.max()) + 1
+    return Part(where, tokens.to(device), positions.to(device), num_keys, packed)
 
 
 class Pack:
@@ -356,38 +446,28 @@ class Pack:
         inside = torch.arange(int(lengths.sum())) - offsets.repeat_interleave(lengths)
         self.positions = (starts.repeat_interleave(lengths) + inside).to(device)  # (tokens,)
         self.slots = slots.repeat_interleave(lengths).to(device)  # (tokens,)
-        self.parts: list[Part] = []
         self._masks: dict[tuple[int, int | None, int], torch.Tensor] = {}
         # New rows bring whole sentences, old ones a few tokens: apart they need little padding.
         order = torch.argsort(lengths, descending=True)
         longest = int(lengths[order[0]])
         cut = int((lengths[order] * 2 > longest).sum())
-        for chosen in (order[:cut], order[cut:]):
-            if len(chosen):
-                size = int(lengths[chosen[0]])
-                column = torch.arange(size)
-                last = lengths[chosen].unsqueeze(1) - 1
-                inside = torch.minimum(column.expand(len(chosen), size), last)
-                index = offsets[chosen].unsqueeze(1) + inside
-                positions = starts[chosen].unsqueeze(1) + inside
-                self.parts.append(
-                    Part(
-                        slots[chosen].to(device),
-                        index.to(device),
-                        (column <= last).to(device),
-                        positions.to(device),
-                        int(positions.max()) + 1,
-                    )
-                )
+        self.parts = [
+            _part(chosen, slots, starts, lengths, offsets, device)
+            for chosen in (order[:cut], order[cut:])
+            if len(chosen)
+        ]
 
-    def mask(self, number: int, window: int | None, groups: int) -> torch.Tensor:
+    def mask(
+        self, number: int, window: int | None, groups: int, dtype: torch.dtype
+    ) -> torch.Tensor:
         """Return the mask of a part for grouped queries, shape (rows, 1, groups * queries, keys).
 
         Layers of a kind share it.
         """
         key = (number, window, groups)
         if key not in self._masks:
-            self._masks[key] = self.parts[number].mask(window).repeat(1, groups, 1).unsqueeze(1)
+            mask = self.parts[number].mask(window, dtype)
+            self._masks[key] = mask.repeat(1, groups, 1).unsqueeze(1)
         return self._masks[key]
 
 
@@ -432,17 +512,17 @@ def packed_attention(
     output = torch.empty_like(query)
     for number, part in enumerate(pack.parts):
         rows, length = part.tokens.shape
-        q = query[part.tokens].view(rows, length, key_heads, groups, width)
+        q = query[part.tokens.flatten()].view(rows, length, key_heads, groups, width)
         q = q.permute(0, 2, 3, 1, 4).reshape(rows, key_heads, groups * length, width)
         k = keys[part.slots, : part.num_keys].transpose(1, 2)  # (rows, key heads, keys, width)
         v = values[part.slots, : part.num_keys].transpose(1, 2)
-        mask = pack.mask(number, sliding_window, groups)
+        mask = pack.mask(number, sliding_window, groups, query.dtype)
         seen = torch.nn.functional.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, scale=scaling
         )
         seen = seen.view(rows, key_heads, groups, length, width).permute(0, 3, 1, 2, 4)
-        seen = seen.reshape(rows, length, num_heads, width)
-        output[part.tokens[part.is_query]] = seen[part.is_query]
+        padded, packed = part.packed
+        output[packed] = seen.reshape(rows * length, num_heads, width)[padded]
     return output.unsqueeze(0), None
 
 
@@ -452,6 +532,8 @@ AttentionInterface.register(PACKED, packed_attention)
 
 class PackedReader:
     """Reads with a decoder-only model: tokens of all rows packed, keys and values kept."""
+
+    keeps = True
 
     def __init__(self, model: LanguageModel, config: EngineConfig) -> None:
         self._model = model
@@ -564,7 +646,18 @@ class Engine:
         self.config = config or EngineConfig()
         kind = EncoderDecoderReader if model.is_encoder_decoder else PackedReader
         self._reader: Reader = kind(model, self.config)
+        self.odds = Odds()
         self.usage = Usage()
+
+    def _certainty(self, num_rows: int) -> float:
+        """Return how probable a draft should be when so many rows share the cost of a reading.
+
+        A token read in vain costs 1; one that is right saves its part of another reading.
+        """
+        if not self._reader.keeps:
+            return 0.0  # every reading is of the whole draft
+        saved = self.config.pass_tokens / (num_rows * _STEP)
+        return 1 / (1 + saved)
 
     def decode(self, requests: Iterable[Request]) -> Iterator[Path]:
         """Yield the path of each request, in order, as soon as it and all before it are done.
@@ -572,7 +665,7 @@ class Engine:
         Requests are taken from the stream only when there is room for them.
         """
         todo = iter(requests)
-        slots = list(range(self.config.max_rows))
+        slots = list(range(self.config.max_rows))  # a heap: rows lie together in the store
         active: dict[int, tuple[int, Draft]] = {}  # slot -> number of the request, draft
         done: dict[int, Path] = {}
         num_taken = num_given = 0
@@ -600,10 +693,11 @@ class Engine:
                     num_taken, waiting = num_taken + 1, None
                     self.usage.requests += 1
                     continue
+                waiting.write(self._certainty(len(batch) + 1), self.odds)
                 size = len(waiting.request.sentence_ids) + len(waiting.ids)
                 if batch and (size > budget or not self._fits(active, waiting)):
                     break
-                slot = slots.pop()
+                slot = heapq.heappop(slots)
                 with torch.inference_mode():
                     self._reader.open(slot, waiting.request)
                 active[slot] = (num_taken, waiting)
@@ -630,6 +724,7 @@ class Engine:
         done: dict[int, Path],
     ) -> None:
         drafts = [draft for _, _, draft in batch]
+        certainty = self._certainty(len(active))
         usage = self.usage
         usage.passes += 1
         usage.reads += len(batch)
@@ -637,18 +732,23 @@ class Engine:
         with torch.inference_mode():
             readings = self._reader.read(drafts, [slot for slot, _, _ in batch])
         for (slot, number, draft), reading in zip(batch, readings, strict=True):
-            self._reader.accept(slot, draft.check(*reading))
+            num_read = draft.check(*reading, self.odds)
+            self._reader.accept(slot, num_read)
+            draft.write(certainty, self.odds)
             if draft.is_done:
                 done[number] = draft.path
                 del active[slot]
-                slots.append(slot)
+                heapq.heappush(slots, slot)
                 usage.requests += 1
-                usage.floor_tokens += len(draft.request.sentence_ids) + len(draft.ids) - 1
+                usage.floor_tokens += len(draft.request.sentence_ids) + num_read
+
+
+_STEP = 8  # tokens that a reading is taken to make sure of
 
 
 def _size(draft: Draft) -> int:
     request = draft.request
-    return len(request.prefix_ids) + len(request.sentence_ids) + len(draft.ids)
+    return len(request.prefix_ids) + len(request.sentence_ids) + draft.length
 
 
 @torch.inference_mode()

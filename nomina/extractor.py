@@ -88,19 +88,13 @@ class Tagger:
         max_new_tokens: int | None = None,
         num_beams: int = 1,
     ) -> None:
-        if decoding not in ("grounded", "free"):
-            raise ModelError(f"decoding must be 'grounded' or 'free', was: {decoding!r}")
-        if num_beams != 1 and decoding == "free":
-            raise ModelError(
-                f"free decoding is greedy search and takes no num_beams, was: {num_beams}. "
-                "Use decoding='grounded' with it"
-            )
+        _check_decoding(decoding, num_beams)
         self.model = model
         self.calibration = calibration or Calibration()
         self.engine: Engine | Generator | BeamEngine
         if decoding == "free":
             self.engine = Generator(model, config, max_new_tokens)
-        elif num_beams != 1:
+        elif num_beams > 1:
             self.engine = BeamEngine(model, config, num_beams)
         else:
             self.engine = Engine(model, config)
@@ -262,6 +256,18 @@ class Tagger:
         return Document(job.text, tuple(entities), tuple(job.warnings))
 
 
+def _check_decoding(decoding: str, num_beams: int) -> None:
+    if decoding not in ("grounded", "free"):
+        raise ModelError(f"decoding must be 'grounded' or 'free', was: {decoding!r}")
+    if num_beams < 1:
+        raise ModelError(f"num_beams must be at least 1, was: {num_beams}")
+    if num_beams > 1 and decoding == "free":
+        raise ModelError(
+            f"free decoding is greedy search and takes no num_beams, was: {num_beams}. "
+            "Use decoding='grounded' with it"
+        )
+
+
 def load(
     name: str | os.PathLike[str] | None = None,
     *,
@@ -290,6 +296,7 @@ def load(
     """
     if dtype is not None and not isinstance(getattr(torch, dtype, None), torch.dtype):
         raise TextError(f"dtype must be float32, bfloat16 or float16, was: {dtype!r}")
+    _check_decoding(decoding, num_beams)  # before the time that loading takes
     model = load_model(name, getattr(torch, dtype) if dtype else None, device)
     if format is not None:
         model.format = get_format(format)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -99,6 +99,20 @@ class State(NamedTuple):
     label: int = -1
 
 
+class Guess(NamedTuple):
+    """What will probably be chosen in a state.
+
+    Attributes:
+        move: Index of the move.
+        kind: What the guess rests on: guesses of a kind come true about equally often.
+        odds: How often that is, before anything is known of this text and model.
+    """
+
+    move: int
+    kind: str
+    odds: float
+
+
 class Format(Protocol):
     """Renders prompts and completions and reads completions back."""
 
@@ -134,8 +148,8 @@ class Format(Protocol):
     def closes(self, state: State, move: int, after: State) -> tuple[int, int, int] | None:
         """Return (start, end, label index) of the entity that a move ends, if it ends one."""
 
-    def likely(self, state: State, sentence: Sentence, seen: Mapping[State, int]) -> int:
-        """Guess the choice in a state from the words and from choices made in other states.
+    def likely(self, state: State, sentence: Sentence, seen: dict[State, int]) -> Guess:
+        """Guess the move in a state from the words and from moves chosen in other states.
 
         Speed alone depends on it.
         """
@@ -274,13 +288,18 @@ class InlineFormat:
         """The label is chosen last, and with it the entity is complete."""
         return (state.start, state.word, move) if state.phase == "label" else None
 
-    def likely(self, state: State, sentence: Sentence, seen: Mapping[State, int]) -> int:
-        """Go on with an entity over capitalised words; give it the label chosen last."""
-        if state.phase == "in":
-            return int(state.word < name_end(sentence.words, state.start))
-        if state.phase == "label":
-            return next((seen[key] for key in reversed(list(seen)) if key.phase == "label"), 0)
-        return 0
+    def likely(self, state: State, sentence: Sentence, seen: dict[State, int]) -> Guess:
+        """Names run over capitalised words; the same words or a start have the same label."""
+        phase, word, start, _ = state
+        words = sentence.words
+        if phase == "label":
+            return _likely_label(words[start:word], state, sentence, seen)
+        if phase == "in":
+            is_inside = word < name_end(words, start)
+            return Guess(int(is_inside), f"in, {is_inside}", 0.8)
+        if word == len(words):
+            return Guess(0, "end", 1.0)
+        return Guess(0, *_outside(words, word))
 
     def parse(self, completion: str) -> list[tuple[str, str]]:
         r"""Read a well-formed completion as (word, tag) pairs; words are split at white space.
@@ -300,6 +319,30 @@ class InlineFormat:
             pairs += [(word, ("I-" if i else "B-") + label) for i, word in enumerate(words)]
             position = match.end()
         return pairs + [(word, "O") for word in _plain_words(completion[position:])]
+
+
+def _outside(words: Sequence[str], word: int) -> tuple[str, float]:
+    """Return the kind and odds of a guess that a word begins no entity."""
+    text = words[word]
+    if text[0].isupper():
+        return ("name, first", 0.6) if word == 0 else ("name", 0.35)
+    if text[0].isdigit():
+        return "number", 0.7
+    return ("word", 0.95) if text[0].isalpha() else ("mark", 0.99)
+
+
+def _likely_label(
+    words: Sequence[str], state: State, sentence: Sentence, seen: dict[State, int]
+) -> Guess:
+    last = None
+    for other, move in reversed(seen.items()):
+        if other.phase == state.phase:
+            if other.start == state.start:
+                return Guess(move, "label, start", 0.8)
+            if sentence.words[other.start : other.word] == words:
+                return Guess(move, "label, words", 0.9)
+            last = move if last is None else last
+    return Guess(last or 0, "label", 0.3)
 
 
 _LINKS = frozenset("of the for and de la van von der al bin to in on at & - ' . s".split())
@@ -440,9 +483,15 @@ class GnerFormat:
             return state.start, state.word, state.label
         return None
 
-    def likely(self, state: State, sentence: Sentence, seen: Mapping[State, int]) -> int:
-        """Words are outside until the model says otherwise."""
-        return 0
+    def likely(self, state: State, sentence: Sentence, seen: dict[State, int]) -> Guess:
+        """Words are outside until the model says otherwise; names run over capitalised words."""
+        words, word = sentence.words, state.word
+        if word == len(words):
+            return Guess(0, "end", 1.0)
+        if state.start >= 0:
+            is_inside = word < name_end(words, state.start)
+            return Guess(int(is_inside), f"in, {is_inside}", 0.8)
+        return Guess(0, *_outside(words, word))
 
     def parse(self, completion: str) -> list[tuple[str, str]]:
         """Read a well-formed completion as (word, tag) pairs.

@@ -13,12 +13,12 @@ Knows token ids and formats, no model.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from nomina.entities import Span
 from nomina.errors import GroundingError
-from nomina.formats import DONE, Format, GoldSpans, Sentence, State
+from nomina.formats import DONE, Format, GoldSpans, Guess, Sentence, State
 
 
 class Node:
@@ -28,17 +28,19 @@ class Node:
         forced: Ids that follow without a choice.
         allowed: Ids to choose from after them; empty at a leaf.
         children: One node for each allowed id.
+        moves: For each allowed id the moves that it leaves open.
         move: Index of the move that a leaf stands for; -1 inside the trie.
         depth: Ids of the move that stand before this choice.
     """
 
-    __slots__ = ("allowed", "children", "depth", "forced", "move")
+    __slots__ = ("allowed", "children", "depth", "forced", "move", "moves")
 
     def __init__(self, forced: tuple[int, ...], depth: int, move: int = -1) -> None:
         self.forced = forced
         self.depth = depth
         self.move = move
         self.allowed: tuple[int, ...] = ()
+        self.moves: tuple[list[int], ...] = ()
         self.children: tuple[Node, ...] = ()
 
 
@@ -112,6 +114,7 @@ def _grow(ids: list[tuple[int, ...]], moves: list[int], depth: int, texts: Seque
         groups.setdefault(ids[move][end], []).append(move)
     node = Node(first[depth:end], end)
     node.allowed = tuple(groups)
+    node.moves = tuple(groups.values())
     node.children = tuple(_grow(ids, group, end + 1, texts) for group in groups.values())
     return node
 
@@ -146,6 +149,11 @@ class Fork:
         self._grounding = grounding
         self._node = node
         self._next: list[Fork | None] = [None] * len(node.allowed)
+
+    @property
+    def moves(self) -> tuple[Sequence[int], ...]:
+        """For each allowed id the moves of the state that it leaves open."""
+        return self._node.moves
 
     def take(self, choice: int) -> Fork:
         """Return the fork behind the choice of `allowed[choice]`."""
@@ -202,12 +210,16 @@ class Grounding:
             self._start = Fork(self, state, self.trie(state))
         return self._start
 
-    def likely(self, fork: Fork, seen: Mapping[State, int]) -> int:
-        """Guess a choice that the model has not made yet from those that it has, by state.
+    def likely(self, fork: Fork, seen: dict[State, int]) -> Guess:
+        """Guess a choice that the model has not made yet from moves that it has, by state.
 
         Only speed depends on it: a wrong guess costs a reading, never a result.
         """
-        return min(self.form.likely(fork.state, self.sentence, seen), len(fork.allowed) - 1)
+        guess = self.form.likely(fork.state, self.sentence, seen)
+        for choice, moves in enumerate(fork.moves):
+            if guess.move in moves:
+                return guess._replace(move=choice)
+        return guess._replace(move=0)
 
     def walk(self, gold: GoldSpans) -> list[tuple[Fork, int]]:
         """Return the forks and choices that lead to the gold spans."""

@@ -116,7 +116,7 @@ class Card:
     broader: str
 
 
-# Kinds that the cards take for highest, and what they are kinds of in label sets of few, broad types.
+# Kinds that the cards take for highest, and what they are where a label set has few, broad types.
 _TOP_KINDS = {
     "country": "location", "city": "location", "facility": "location", "company": "organization",
     "team": "organization", "book": "work of art", "song": "work of art", "film": "work of art",

@@ -49,7 +49,7 @@ NEGATIVE = " ".join(f"{word}(O)" for word in TEXT.split())
 
 
 def test_a_text_without_entities_takes_one_reading():
-    assert count_readings(Drafter(grounding(), [], DraftConfig(10_000)), write(NEGATIVE)) == 1
+    assert count_readings(Drafter(grounding(), [], DraftConfig(10_000, 0.0)), write(NEGATIVE)) == 1
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_a_text_without_entities_takes_one_reading():
 def test_slips_cost_a_few_readings_each(old, new, most):
     assert old in NEGATIVE
     written = write(NEGATIVE.replace(old, new))
-    assert count_readings(Drafter(grounding(), [], DraftConfig(10_000)), written) <= most
+    assert count_readings(Drafter(grounding(), [], DraftConfig(10_000, 0.0)), written) <= most
 
 
 def test_loops_are_followed():
@@ -92,13 +92,13 @@ def test_any_completion_can_be_followed(form):
 
 
 def test_a_draft_is_never_longer_than_asked():
-    drafter = Drafter(grounding(), encode("did"), DraftConfig(100))
+    drafter = Drafter(grounding(), encode("did"), DraftConfig(100, 0.0))
     assert [len(drafter.draft(limit)) for limit in (0, 1, 5, 10_000)] == [0, 1, 5, 100]
     assert drafter.expected_length() == len(write(NEGATIVE))
 
 
 def test_choices_read_behind_an_earlier_draft_are_used():
-    drafter = Drafter(grounding(), [], DraftConfig(10_000))
+    drafter = Drafter(grounding(), [], DraftConfig(10_000, 0.0))
     drafter.draft(10_000)
     at, fork = drafter.open[2]
     tag = next(i for i, token in enumerate(fork.allowed) if chr(token) != "O")

@@ -8,9 +8,9 @@ import pytest
 import torch
 from contracts import draw_labels
 
-from nomina.engine import Engine, EngineConfig, Request, decode_plain
+from nomina.engine import Engine, EngineConfig, Odds, Request, decode_plain
 from nomina.entities import LabelSet, split_words
-from nomina.formats import Sentence
+from nomina.formats import Guess, Sentence
 from nomina.grounding import Grounding
 
 WORDS = "did george clooney [make] a musical (O) in Paris's O2-arena, 東京? zz \\ ] 12 éa ש".split()
@@ -60,6 +60,7 @@ def test_engine_equals_the_plain_decoder(build_model, family, form, seed):
         max_rows=rng.choice([1, 3, 8]),
         max_cache_tokens=rng.choice([100, 4000]),
         max_prefixes=rng.choice([1, 4]),
+        pass_tokens=rng.choice([0, 10, 1000]),
     )
     usage = check_equal(model, requests, config)
     assert usage.requests == len(requests)
@@ -70,6 +71,36 @@ def test_windows_beyond_the_sliding_attention(build_model):
     model = build_model("gemma3")  # sees 9 tokens back in two of three layers
     requests = build_requests(model, random.Random(7), count=2, most_words=40)
     check_equal(model, requests, EngineConfig())
+
+
+@pytest.mark.parametrize("num_rows", [1, 7])
+def test_idle_rows_of_the_store_are_looked_past(build_model, num_rows):
+    # Sentences of very different length leave the batch one by one, and new ones take their slots.
+    model = build_model("gemma3")
+    rng = random.Random(num_rows)
+    requests = [r for n in (1, 20, 2, 9) for r in build_requests(model, rng, 3, n)]
+    check_equal(model, requests, EngineConfig(max_rows=num_rows, max_pass_tokens=40))
+
+
+def test_short_drafts_read_fewer_tokens_in_more_readings(build_model):
+    model = build_model("gemma3")
+    requests = build_requests(model, random.Random(5), count=6, most_words=24)
+    short, long = (Engine(model, EngineConfig(pass_tokens=n)) for n in (0, 1_000_000))
+    paths = [list(engine.decode(requests)) for engine in (short, long)]
+    assert [[c for _, c, _ in path] for path in paths[0]] == [
+        [c for _, c, _ in path] for path in paths[1]
+    ]
+    assert short.usage.floor_tokens <= short.usage.tokens < long.usage.tokens
+    assert short.usage.reads > long.usage.reads
+
+
+def test_odds_begin_with_what_is_believed_and_end_with_what_was_seen():
+    odds, guess = Odds(), Guess(0, "word", 0.9)
+    assert odds.of(guess) == pytest.approx(0.9)
+    for number in range(1000):
+        odds.learn(guess, number % 4 == 0)
+    assert odds.of(guess) == pytest.approx(0.25, abs=0.01)
+    assert odds.of(Guess(0, "name", 0.4)) == pytest.approx(0.4)
 
 
 def test_results_do_not_depend_on_company(build_model):

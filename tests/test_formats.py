@@ -12,7 +12,7 @@ from test_entities import odd_text
 
 from nomina.entities import Example, LabelSet, Span, split_words
 from nomina.errors import FormatError
-from nomina.formats import FORMATS, Sentence, get_format, target
+from nomina.formats import DONE, FORMATS, Sentence, State, get_format, target
 
 forms = pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS.keys())
 
@@ -81,6 +81,30 @@ def test_inline_refuses_brackets_without_partner(text):
 def test_gner_refuses_words_without_tags(text):
     with pytest.raises(FormatError, match="expected"):
         get_format("gner").parse(text)
+
+
+def test_guesses_name_the_same_label_for_the_same_words():
+    sentence = Sentence.of("Ada met Bo and Bo", [(0, 3), (4, 7), (8, 10), (11, 14), (15, 17)])
+    form = get_format("inline")
+    seen = {State("label", 1, 0): 2, State("label", 3, 2): 1, State("out", 3): 0}
+    assert form.likely(State("label", 5, 4), sentence, seen)[:2] == (1, "label, words")
+    assert form.likely(State("label", 2, 0), sentence, seen)[:2] == (2, "label, start")
+    assert form.likely(State("label", 4, 3), sentence, seen)[:2] == (1, "label")  # the last one
+    assert form.likely(State("label", 4, 3), sentence, {}).move == 0
+
+
+@pytest.mark.parametrize("name", ["inline", "gner"])
+def test_guesses_are_moves_and_odds(name):
+    form, text = get_format(name), "The Bank of 12 x ."
+    sentence = Sentence.of(text, split_words(text))
+    state, kinds = form.start(), set()
+    while state != DONE:
+        guess = form.likely(state, sentence, {})
+        assert 0 <= guess.move < len(form.moves(state, sentence, ["a", "b"]))
+        assert 0 <= guess.odds <= 1
+        kinds.add(guess.kind)
+        state = form.advance(state, guess.move, sentence)
+    assert kinds == {"name, first", "name", "word", "number", "mark", "end"}
 
 
 def test_unknown_names_are_refused():

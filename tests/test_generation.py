@@ -64,7 +64,13 @@ def test_equals_generate(build_model, family, form, seed):
         max_prefixes=rng.choice([1, 4]),
     )
     limit = rng.choice([1, 2, 30, 60])
-    check_equal(model, requests, limit, config, DraftConfig(rng.choice([1, 7, 256]), 3))
+    check_equal(
+        model,
+        requests,
+        limit,
+        config,
+        DraftConfig(rng.choice([1, 7, 256]), rng.choice([0.0, 0.07, 0.9]), 3),
+    )
 
 
 @pytest.mark.parametrize("family", ["gemma3", "llama", "t5"])
