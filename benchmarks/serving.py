@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -49,20 +50,22 @@ class ScriptedTagger:
     def __init__(self, batch_s: float, text_s: float, max_rows: int = 24) -> None:
         self.batch_s, self.text_s, self.max_rows = batch_s, text_s, max_rows
 
-    def pipe_many(self, items: Any, *, threshold: float | None = None) -> Iterator[Document]:
+    def pipe_as_done(
+        self, items: Any, *, threshold: float | None = None, is_wanted: Any = None
+    ) -> Iterator[tuple[int, Document]]:
         """Yield documents batch by batch."""
-        todo = iter(items)
-        while batch := [item for _, item in zip(range(self.max_rows), todo, strict=False)]:
+        items, number = iter(items), itertools.count()
+        todo = itertools.takewhile(lambda item: item is not None, items)
+        while batch := list(itertools.islice(todo, self.max_rows)):
+            todo = itertools.takewhile(lambda item: item is not None, items)
             time.sleep(self.batch_s + self.text_s * len(batch))
             for text, labels in batch:
-                yield Document(
-                    text,
-                    tuple(
-                        Entity(text[a:b], labels[0].name, a, b, 0.9)
-                        for a, b in split_words(text)
-                        if text[a].isupper()
-                    ),
+                found = tuple(
+                    Entity(text[a:b], labels[0].name, a, b, 0.9)
+                    for a, b in split_words(text)
+                    if text[a].isupper()
                 )
+                yield next(number), Document(text, found)
 
 
 def make_tagger(options: argparse.Namespace) -> Tagger:
@@ -70,8 +73,7 @@ def make_tagger(options: argparse.Namespace) -> Tagger:
         return ScriptedTagger(options.batch_ms / 1000, options.text_ms / 1000)
     import nomina
 
-    tagger: Tagger = nomina.load(None if options.model == "default" else options.model)
-    return tagger
+    return nomina.load(None if options.model == "default" else options.model)
 
 
 def serve(options: argparse.Namespace) -> None:
@@ -81,7 +83,8 @@ def serve(options: argparse.Namespace) -> None:
 
     serving._log(True)
     limits = Limits.parse(options.limit)
-    server.serve(make_tagger(options), ServerConfig(port=options.port, limits=limits))
+    tagger = serving.load_aside(lambda: make_tagger(options))
+    server.serve(tagger, ServerConfig(port=options.port, limits=limits))
 
 
 # --------------------------------------------------------------------------------------------------
@@ -199,13 +202,13 @@ def load(options: argparse.Namespace) -> None:
     labels = LabelSet.of(LABELS)
     times: list[float] = []
     for text in TEXTS:  # warm
-        for _ in tagger.pipe_many([(text, labels)], threshold=0.0):
+        for _ in tagger.pipe_as_done([(text, labels)], threshold=0.0):
             pass
     started = time.perf_counter()
     while time.perf_counter() - started < options.seconds:
         at = time.perf_counter()
         text = TEXTS[len(times) % len(TEXTS)]
-        for _ in tagger.pipe_many([(text, labels)], threshold=0.0):
+        for _ in tagger.pipe_as_done([(text, labels)], threshold=0.0):
             pass
         times.append(time.perf_counter() - at)
     rate = len(times) / (time.perf_counter() - started)

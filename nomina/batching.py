@@ -2,10 +2,10 @@
 
 A caller submits a job (some texts, one label set) and is handed documents one by one, in the order
 of its texts. One worker thread owns the tagger, which is not reentrant. It feeds the tagger's
-`pipe_many` from the queue for as long as something waits, so that texts which arrive while a batch
-is read join the next one; when nothing waits it ends the stream at once, so that a lone text is
-never held back for company. Jobs take turns text by text: one of a thousand texts does not hold up
-one of a single text.
+`pipe_as_done` from the queue for as long as anything waits or is being read, so that texts which
+arrive while a batch is read join the next one; a lone text is never held back for company. Jobs
+take turns text by text, and texts window by window: neither a thousand texts nor one as long as a
+book hold up a short one.
 
 Knows nothing of HTTP, asyncio or models.
 """
@@ -38,10 +38,18 @@ class Tagger(Protocol):
     def name(self) -> str:
         """Name of the model."""
 
-    def pipe_many(
-        self, items: Iterable[tuple[str, LabelSet]], *, threshold: float | None = None
-    ) -> Iterator[Document]:
-        """Yield one document an item, in order; take items only as there is room for them."""
+    def pipe_as_done(
+        self,
+        items: Iterable[tuple[str, LabelSet] | None],
+        *,
+        threshold: float | None = None,
+        is_wanted: Callable[[int], bool] = ...,
+    ) -> Iterator[tuple[int, Document]]:
+        """Yield (number of the item, document) of each item as soon as it is done.
+
+        Items are taken only as there is room for them; None stands for "nothing now, ask again".
+        What is not wanted any longer is dropped.
+        """
 
 
 class QueueFullError(NominaError, RuntimeError):
@@ -69,7 +77,7 @@ class QueueConfig:
         max_chars: Characters that may wait at once.
         max_gather_s: Most seconds that a batch waits for callers who were all answered a moment
             ago and are likely to come back. A lone caller is never made to wait.
-        gather_share: The same as a share of the time that the round before took.
+        gather_share: The same as a share of the time that texts took lately.
     """
 
     max_texts: int = 10_000
@@ -109,6 +117,7 @@ class Job:
         self.submitted_s = time.monotonic()
         self.num_taken = 0
         self.num_done = 0
+        self.results: dict[int, Document | Exception] = {}  # done before one in front of them
         self.is_cancelled = False
 
 
@@ -123,8 +132,9 @@ class Batcher:
     Example:
         >>> class Tagger:
         ...     name = "none"
-        ...     def pipe_many(self, items, *, threshold=None):
-        ...         return (Document(text) for text, labels in items)
+        ...     def pipe_as_done(self, items, *, threshold=None, is_wanted=None):
+        ...         done = (item for item in items if item is not None)
+        ...         return ((number, Document(text)) for number, (text, _) in enumerate(done))
         >>> batcher = Batcher(Tagger())
         >>> batcher.start()
         >>> job = batcher.submit(["a", "b"], LabelSet.of(["x"]), lambda i, doc: print(i, doc.text))
@@ -150,11 +160,12 @@ class Batcher:
         self._is_closing = False
         self._is_warm = False
         # Of the worker's thread alone from here on.
-        self._in_flight: deque[tuple[Job, int]] = deque()
+        self._in_flight: dict[int, tuple[Job, int, float]] = {}  # by number in the round
+        self._num_taken = 0  # in this round
         self._gathered: list[int] = []  # lengths of the texts taken since the last document
         self._answered = 0  # jobs finished since a text was last taken
         self._answered_at_s = 0.0
-        self._round_s = 0.0
+        self._text_s = 0.0  # from being taken to being done, lately
         self._chars_per_s = 0.0
 
     @property
@@ -242,7 +253,7 @@ class Batcher:
 
     def _work(self) -> None:
         try:
-            for _ in self.tagger.pipe_many([("Warm up.", LabelSet.of(["thing"]))], threshold=0.0):
+            for _ in self.tagger.pipe_as_done([("Warm up.", LabelSet.of(["thing"]))]):
                 pass
         except Exception as error:
             log_error("warming up failed", error)
@@ -256,17 +267,25 @@ class Batcher:
             self._run_round()
 
     def _run_round(self) -> None:
-        """Read what waits, and what arrives meanwhile, until nothing waits."""
-        started_s = time.monotonic()
-        num_chars = 0
+        """Read what waits, and what arrives meanwhile, until nothing waits or is being read."""
+        self._num_taken = 0
+        since_s, num_chars = time.monotonic(), 0
         error: Exception
         try:
-            stream = self.tagger.pipe_many(self._items(), threshold=0.0)
-            for document in stream:
+            stream = self.tagger.pipe_as_done(
+                self._items(), threshold=0.0, is_wanted=self._is_wanted
+            )
+            for number, document in stream:
                 self._note_batch()
+                job, index, taken_s = self._in_flight.pop(number)
+                now_s = time.monotonic()
+                self._text_s = 0.7 * self._text_s + 0.3 * (now_s - taken_s)
                 num_chars += len(document.text)
-                self._hand_out(*self._in_flight.popleft(), document)
-                if self._in_flight and all(job.is_cancelled for job, _ in self._in_flight):
+                if now_s - since_s > 0.5:
+                    self._note_speed(num_chars / (now_s - since_s))
+                    since_s, num_chars = now_s, 0
+                self._hand_out(job, index, document)
+                if self._in_flight and all(x.is_cancelled for x, _, _ in self._in_flight.values()):
                     close = getattr(stream, "close", None)
                     if close is not None:
                         close()
@@ -277,44 +296,59 @@ class Batcher:
             error = caught
         if self._in_flight:
             self._salvage(error)
-        self._round_s = time.monotonic() - started_s
-        if self._round_s > 0 and num_chars:
-            speed, before = num_chars / self._round_s, self._chars_per_s
-            self._chars_per_s = 0.7 * before + 0.3 * speed if before else speed
+        seconds = time.monotonic() - since_s
+        if seconds > 0 and num_chars:
+            self._note_speed(num_chars / seconds)
+
+    def _note_speed(self, chars_per_s: float) -> None:
+        before = self._chars_per_s
+        self._chars_per_s = 0.7 * before + 0.3 * chars_per_s if before else chars_per_s
+
+    def _is_wanted(self, number: int) -> bool:
+        taken = self._in_flight.get(number)
+        if taken is None or not taken[0].is_cancelled:
+            return True
+        del self._in_flight[number]
+        return False
 
     def _salvage(self, error: Exception) -> None:
         """Read the texts of a failed round one by one, so that only those at fault fail."""
         log_error("a batch failed", error)
         self._gathered.clear()
-        rest = list(self._in_flight)
+        rest = list(self._in_flight.values())
         self._in_flight.clear()
-        for job, index in rest:
+        for job, index, _ in rest:
             if job.is_cancelled:
                 continue
             result: Document | Exception = error
             if len(rest) > 1:
                 try:
                     item = (job.texts[index], job.labels)
-                    result = next(iter(self.tagger.pipe_many([item], threshold=0.0)))
+                    _, result = next(iter(self.tagger.pipe_as_done([item], threshold=0.0)))
                 except Exception as caught:
                     result = caught
             self._hand_out(job, index, result)
 
-    def _items(self) -> Iterator[tuple[str, LabelSet]]:
+    def _items(self) -> Iterator[tuple[str, LabelSet] | None]:
         while True:
             taken = self._take()
             if taken is None:
                 self._note_batch()
-                return
+                if not self._in_flight:
+                    return
+                yield None
+                continue
             job, index = taken
-            self._in_flight.append(taken)
+            now_s = time.monotonic()
+            self._in_flight[self._num_taken] = job, index, now_s
+            self._num_taken += 1
             self._gathered.append(len(job.texts[index]))
-            self._observer.waited(time.monotonic() - job.submitted_s)
+            self._observer.waited(now_s - job.submitted_s)
             yield job.texts[index], job.labels
 
     def _take(self) -> tuple[Job, int] | None:
         with self._condition:
-            if self._answered > 1:
+            if self._answered > 1 and not self._in_flight:
                 self._gather()
             self._answered = 0
             if not self._jobs:
@@ -335,7 +369,7 @@ class Batcher:
         then seven, then one: at half the speed.
         """
         config = self.config
-        most_s = min(config.max_gather_s, config.gather_share * self._round_s)
+        most_s = min(config.max_gather_s, config.gather_share * self._text_s)
         until_s = self._answered_at_s + most_s
         while len(self._jobs) < self._answered and not self._is_closing:
             left_s = until_s - time.monotonic()
@@ -351,17 +385,20 @@ class Batcher:
     def _hand_out(self, job: Job, index: int, result: Document | Exception) -> None:
         if isinstance(result, Document):
             self._observer.finished(result)
-        job.num_done += 1
-        if job.num_done == len(job.texts):
-            self._answered += 1
-            self._answered_at_s = time.monotonic()
-        if job.is_cancelled:
-            return
-        try:
-            job.deliver(index, result)
-        except Exception as error:  # a caller's fault must not stop the others
-            log_error("a document could not be delivered", error)
-            self.cancel(job)
+        job.results[index] = result
+        while job.num_done in job.results:
+            index, job.num_done = job.num_done, job.num_done + 1
+            result = job.results.pop(index)
+            if job.num_done == len(job.texts):
+                self._answered += 1
+                self._answered_at_s = time.monotonic()
+            if job.is_cancelled:
+                continue
+            try:
+                job.deliver(index, result)
+            except Exception as error:  # a caller's fault must not stop the others
+                log_error("a document could not be delivered", error)
+                self.cancel(job)
 
 
 def log_error(what: str, error: BaseException) -> None:

@@ -478,6 +478,16 @@ class BeamEngine:
         for request in requests:
             yield self._decode(request)
 
+    def decode_as_done(self, requests: Iterable[Request | None]) -> Iterator[tuple[int, Path]]:
+        """Yield (number of the request, path); None in the stream is its end.
+
+        As in `Engine.decode_as_done`: nothing is ever under way when the stream is asked.
+        """
+        for number, request in enumerate(requests):
+            if request is None:
+                return
+            yield number, self._decode(request)
+
     def _decode(self, request: Request) -> Path:
         start = Step(request.grounding.start())
         self.usage.requests += 1

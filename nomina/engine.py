@@ -664,6 +664,19 @@ class Engine:
 
         Requests are taken from the stream only when there is room for them.
         """
+        return (path for _, path in self._decode(requests, is_ordered=True))
+
+    def decode_as_done(self, requests: Iterable[Request | None]) -> Iterator[tuple[int, Path]]:
+        """Yield (number of the request, path) of each request as soon as it is done.
+
+        The stream may say None for "nothing now, ask again after the next reading"; with nothing
+        under way that is its end.
+        """
+        return self._decode(requests, is_ordered=False)
+
+    def _decode(
+        self, requests: Iterable[Request | None], is_ordered: bool
+    ) -> Iterator[tuple[int, Path]]:
         todo = iter(requests)
         slots = list(range(self.config.max_rows))  # a heap: rows lie together in the store
         active: dict[int, tuple[int, Draft]] = {}  # slot -> number of the request, draft
@@ -680,12 +693,13 @@ class Engine:
                     batch.append((slot, number, draft))
                     budget -= cost
             # Only look ahead a few rows past the one that is owed, so that results keep flowing.
-            while slots and not is_exhausted and num_taken - num_given < 4 * self.config.max_rows:
+            most_ahead = 4 * self.config.max_rows if is_ordered else math.inf
+            while slots and not is_exhausted and num_taken - num_given < most_ahead:
                 if waiting is None:
                     with torch.inference_mode(False):
-                        request = next(todo, None)
-                    if request is None:
-                        is_exhausted = True
+                        request = next(todo, _END)
+                    if request is None or request is _END:
+                        is_exhausted = request is _END or not active
                         break
                     waiting = Draft(request)
                 if waiting.is_done:
@@ -706,8 +720,9 @@ class Engine:
                 num_taken, waiting = num_taken + 1, None
             if batch:
                 self._pass(batch, active, slots, done)
-            while num_given in done:
-                yield done.pop(num_given)
+            while done and (num_given in done or not is_ordered):
+                number = num_given if is_ordered else next(iter(done))
+                yield number, done.pop(number)
                 num_given += 1
             if is_exhausted and not active and not done and waiting is None:
                 return
@@ -743,6 +758,7 @@ class Engine:
                 usage.floor_tokens += len(draft.request.sentence_ids) + num_read
 
 
+_END: Any = object()
 _STEP = 8  # tokens that a reading is taken to make sure of
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -28,7 +28,7 @@ from nomina.errors import ModelError, TextError
 from nomina.formats import Sentence, get_format
 from nomina.freeform import read_completion
 from nomina.generation import Completion, Generator
-from nomina.grounding import Grounding, ScoredSpan
+from nomina.grounding import Grounding
 from nomina.models import LanguageModel, load_model
 
 Labels = LabelSet | Mapping[str, Any] | Iterable[str | Label]
@@ -37,20 +37,27 @@ Decoding = Literal["grounded", "free"]
 # Words cost as many tokens as they have: a window of odd text (digits, another script) is shorter.
 _TOKENS_PER_WORD = 2
 _CONTEXT_SHARE = 0.2
+_MAX_TURNS = 64  # texts whose windows take turns
+_END: Any = object()
 
 
 @dataclass
 class _Job:
     """A text under way: its windows, and what has been found in them so far."""
 
+    number: int
     text: str
     offsets: Sequence[tuple[int, int]]
     labels: LabelSet
-    threshold: float
     windows: list[Window] = field(default_factory=list)
-    groundings: deque[Grounding] = field(default_factory=deque)
     found: list[list[tuple[Span, float]]] = field(default_factory=list)
+    num_asked: int = 0
+    num_found: int = 0
     warnings: list[str] = field(default_factory=list)
+
+    @property
+    def is_done(self) -> bool:
+        return self.num_found == len(self.windows)
 
 
 class Tagger:
@@ -176,84 +183,182 @@ class Tagger:
         demonstrations: Sequence[Example] = (),
     ) -> Iterator[Document]:
         """Find entities in many texts, each with a label set of its own; see `pipe`."""
+        work = _Work(self.model, definitions, demonstrations)
+        limit = self._limit(threshold)
+
+        def finished() -> Iterator[Document]:
+            while work.jobs and work.jobs[0].is_done:
+                yield self._document(work.jobs.popleft(), limit)
+
+        for number, path in enumerate(self.engine.decode(work.in_order(items))):
+            work.read(number, path, self.calibration)
+            yield from finished()
+        yield from finished()
+
+    def pipe_as_done(
+        self,
+        items: Iterable[tuple[str | Example, LabelSet] | None],
+        *,
+        threshold: float | None = None,
+        is_wanted: Callable[[int], bool] = lambda number: True,
+    ) -> Iterator[tuple[int, Document]]:
+        """Find entities in many texts and yield (number of the item, document) as each is done.
+
+        For whoever serves many callers: a short text does not wait for a long one, because the
+        windows of all texts take turns.
+
+        Args:
+            items: Texts with their label sets. None says that there is nothing now, but may be
+                soon: it is asked again while other texts are read, and is the end if there are
+                none.
+            threshold: As for a call.
+            is_wanted: Asked before each window is read; what is no longer wanted is dropped and
+                not yielded.
+
+        Raises:
+            LabelError: If the labels cannot be used.
+            TextError: If a text is not a string, or the threshold not a probability.
+        """
+        work = _Work(self.model, True, ())
+        limit = self._limit(threshold)
+
+        def finished() -> Iterator[tuple[int, Document]]:
+            while work.jobs:
+                job = work.jobs.popleft()
+                yield job.number, self._document(job, limit)
+
+        for number, path in self.engine.decode_as_done(work.in_turns(items, is_wanted)):
+            job = work.read(number, path, self.calibration)
+            if job.is_done:
+                work.jobs.append(job)
+            yield from finished()
+        yield from finished()
+
+    def _limit(self, threshold: float | None) -> float:
         limit = self.model.config.threshold if threshold is None else threshold
         if not 0 <= limit <= 1:
             raise TextError(f"threshold must be a probability from 0 to 1, was: {threshold}")
-        form = self.model.format
-        prefixes: dict[int, tuple[LabelSet, tuple[int, ...]]] = {}
-        jobs: deque[_Job] = deque()
+        return limit
 
-        def requests() -> Iterator[Request]:
-            for text, labels in items:
-                job = self._job(text, labels, limit)
-                jobs.append(job)
-                for window in job.windows:
-                    sentence = Sentence.of(
-                        job.text, job.offsets[window.context_start : window.context_end]
-                    )
-                    prompt = form.prompt(sentence, labels, definitions, demonstrations)
-                    known = prefixes.get(id(labels))
-                    if known is None or known[0] is not labels:
-                        if len(prefixes) > 64:
-                            prefixes.clear()
-                        known = labels, tuple(self.model.prefix_ids(prompt))
-                        prefixes[id(labels)] = known
-                    grounding = Grounding(form, sentence, labels.names, self.model.lexicon)
-                    job.groundings.append(grounding)
-                    yield Request(known[1], tuple(self.model.sentence_ids(prompt)), grounding)
+    def _document(self, job: _Job, limit: float) -> Document:
+        spans = merge_spans(job.windows, job.found)
+        kept = [(span, score) for span, score in spans if score >= limit]
+        entities = spans_to_entities(
+            job.text, job.offsets, [span for span, _ in kept], [score for _, score in kept]
+        )
+        return Document(job.text, tuple(entities), tuple(job.warnings))
 
-        for result in self.engine.decode(requests()):
-            while not jobs[0].windows:
-                yield self._document(jobs.popleft())
-            job = jobs[0]
-            window = job.windows[len(job.found)]
-            scored = self._read(job, job.groundings.popleft(), result)
-            shift = window.context_start
-            names = job.labels.names
-            apply = self.calibration.apply
-            job.found.append(
-                [(Span(a + shift, b + shift, names[i]), apply(score)) for a, b, i, score in scored]
-            )
-            if len(job.found) == len(job.windows):
-                yield self._document(jobs.popleft())
-        while jobs:
-            yield self._document(jobs.popleft())
 
-    def _read(self, job: _Job, grounding: Grounding, result: Path | Completion) -> list[ScoredSpan]:
-        if not isinstance(result, Completion):
-            return grounding.read(result)
-        spans, warnings, _ = read_completion(result, grounding, self.model.tokenizer)
-        job.warnings += warnings
-        return spans
+class _Work:
+    """The texts of one stream as requests, and the engine's paths as what was found in them.
 
-    def _job(self, text: str | Example, labels: LabelSet, threshold: float) -> _Job:
+    Attributes:
+        jobs: Read in order: those that were begun. In turns: those that are done.
+    """
+
+    def __init__(
+        self, model: LanguageModel, definitions: bool, demonstrations: Sequence[Example]
+    ) -> None:
+        self.jobs: deque[_Job] = deque()
+        self._model = model
+        self._definitions = definitions
+        self._demonstrations = demonstrations
+        self._prefixes: dict[int, tuple[LabelSet, tuple[int, ...]]] = {}
+        self._asked: dict[int, tuple[_Job, int, Grounding]] = {}  # by number of the request
+        self._num_jobs = self._num_requests = 0
+
+    def in_order(self, items: Iterable[tuple[str | Example, LabelSet]]) -> Iterator[Request]:
+        """Yield the windows of each text, one text after the other."""
+        for text, labels in items:
+            job = self._begin(text, labels)
+            self.jobs.append(job)
+            for _ in job.windows:
+                yield self._ask(job)
+
+    def in_turns(
+        self,
+        items: Iterable[tuple[str | Example, LabelSet] | None],
+        is_wanted: Callable[[int], bool],
+    ) -> Iterator[Request | None]:
+        """Yield a window of each text in turn; None when there is nothing to ask now."""
+        source = iter(items)
+        turns: deque[_Job] = deque()
+        is_ended = False
+        while True:
+            item = None
+            if not is_ended and len(turns) < _MAX_TURNS:
+                item = next(source, _END)
+                is_ended = item is _END
+            if item is not None and not is_ended:
+                job = self._begin(*item)
+                (turns if job.windows else self.jobs).append(job)
+            while turns and not is_wanted(turns[0].number):
+                turns.popleft()
+            if turns:
+                job = turns.popleft()
+                yield self._ask(job)
+                if job.num_asked < len(job.windows):
+                    turns.append(job)
+            elif is_ended:
+                return
+            elif item is None:
+                yield None
+
+    def read(self, number: int, result: Path | Completion, calibration: Calibration) -> _Job:
+        """Take over what the engine found for a request, and return the text it is of."""
+        job, index, grounding = self._asked.pop(number)
+        if isinstance(result, Completion):
+            scored, warnings, _ = read_completion(result, grounding, self._model.tokenizer)
+            job.warnings += warnings
+        else:
+            scored = grounding.read(result)
+        shift, names = job.windows[index].context_start, job.labels.names
+        job.found[index] = [
+            (Span(a + shift, b + shift, names[label]), calibration.apply(score))
+            for a, b, label, score in scored
+        ]
+        job.num_found += 1
+        return job
+
+    def _ask(self, job: _Job) -> Request:
+        window = job.windows[job.num_asked]
+        form, labels = self._model.format, job.labels
+        sentence = Sentence.of(job.text, job.offsets[window.context_start : window.context_end])
+        prompt = form.prompt(sentence, labels, self._definitions, self._demonstrations)
+        known = self._prefixes.get(id(labels))
+        if known is None or known[0] is not labels:
+            if len(self._prefixes) > 64:
+                self._prefixes.clear()
+            known = labels, tuple(self._model.prefix_ids(prompt))
+            self._prefixes[id(labels)] = known
+        grounding = Grounding(form, sentence, labels.names, self._model.lexicon)
+        self._asked[self._num_requests] = job, job.num_asked, grounding
+        self._num_requests += 1
+        job.num_asked += 1
+        return Request(known[1], tuple(self._model.sentence_ids(prompt)), grounding)
+
+    def _begin(self, text: str | Example, labels: LabelSet) -> _Job:
         if isinstance(text, Example):
-            job = _Job(text.text, text.offsets, labels, threshold)
+            job = _Job(self._num_jobs, text.text, text.offsets, labels)
         elif isinstance(text, str):
-            job = _Job(text, split_words(text), labels, threshold)
+            job = _Job(self._num_jobs, text, split_words(text), labels)
         else:
             raise TextError(
                 f"a text must be a string, was: {text!r:.60} ({type(text).__name__}). "
                 'Example: tagger("in Paris", ["city"])'
             )
         if job.offsets:
-            budget = self.model.config.max_words * _TOKENS_PER_WORD
+            budget = self._model.config.max_words * _TOKENS_PER_WORD
             context = int(budget * _CONTEXT_SHARE)
-            ids = self.model.lexicon.ids
+            ids = self._model.lexicon.ids
             costs = [max(len(ids(job.text[a:b])), _TOKENS_PER_WORD) for a, b in job.offsets]
             if sum(costs) <= budget + context:
                 job.windows = [Window(0, len(costs), 0, len(costs))]
             else:
                 job.windows = split_text(job.text, job.offsets, budget, context, costs)
+        job.found = [[] for _ in job.windows]
+        self._num_jobs += 1
         return job
-
-    def _document(self, job: _Job) -> Document:
-        spans = merge_spans(job.windows, job.found)
-        kept = [(span, score) for span, score in spans if score >= job.threshold]
-        entities = spans_to_entities(
-            job.text, job.offsets, [span for span, _ in kept], [score for _, score in kept]
-        )
-        return Document(job.text, tuple(entities), tuple(job.warnings))
 
 
 def _check_decoding(decoding: str, num_beams: int) -> None:

@@ -16,6 +16,7 @@ Knows token ids, drafts and models; nothing of words or labels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -30,6 +31,7 @@ from nomina.models import LanguageModel
 
 # What GNER's own evaluation allows (its scripts say `max_new_tokens 640`).
 DEFAULT_NEW_TOKENS = 640
+_END: Any = object()
 _HEAD_ROWS = 32  # positions that the head is run over at a time
 
 
@@ -162,21 +164,38 @@ class Generator:
         Requests are taken from the stream only when there is room for them; their groundings serve
         as drafts and bind nothing.
         """
+        return (completion for _, completion in self._decode(requests, is_ordered=True))
+
+    def decode_as_done(
+        self, requests: Iterable[Request | None]
+    ) -> Iterator[tuple[int, Completion]]:
+        """Yield (number of the request, completion) of each as soon as it is done.
+
+        None in the stream says that there is nothing now; see `Engine.decode_as_done`.
+        """
+        return self._decode(requests, is_ordered=False)
+
+    def _decode(
+        self, requests: Iterable[Request | None], is_ordered: bool
+    ) -> Iterator[tuple[int, Completion]]:
         todo = iter(requests)
         slots = list(range(self.config.max_rows))
         active: dict[int, _Row] = {}
         done: dict[int, Completion] = {}
         waiting: Request | None = None
+        request: Any
         num_taken = num_given = 0
         is_exhausted = False
         while True:
-            while slots and not is_exhausted and num_taken - num_given < 4 * self.config.max_rows:
+            most_ahead = 4 * self.config.max_rows if is_ordered else math.inf
+            while slots and not is_exhausted and num_taken - num_given < most_ahead:
                 if waiting is None:
                     with torch.inference_mode(False):
-                        waiting = next(todo, None)
-                    if waiting is None:
-                        is_exhausted = True
+                        request = next(todo, _END)
+                    if request is None or request is _END:
+                        is_exhausted = request is _END or not active
                         break
+                    waiting = request
                 if active and not self._fits(active, waiting):
                     break
                 slot = slots.pop()
@@ -191,8 +210,9 @@ class Generator:
                 done[row.number] = Completion(tuple(row.ids), tuple(row.log_probs), is_finished)
                 self.usage.requests += 1
                 self.usage.floor_tokens += len(row.given) + len(row.ids) - 1
-            while num_given in done:
-                yield done.pop(num_given)
+            while done and (num_given in done or not is_ordered):
+                number = num_given if is_ordered else next(iter(done))
+                yield number, done.pop(number)
                 num_given += 1
             if is_exhausted and not active and waiting is None:
                 return

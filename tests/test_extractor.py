@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from test_entities import odd_text
 
 import nomina
-from nomina.entities import Example
+from nomina.entities import Example, LabelSet
 from nomina.errors import LabelError, ModelError, TextError
 from nomina.extractor import Tagger
 
@@ -61,6 +61,44 @@ def test_streams_and_batches_give_what_calls_give(tagger):
     assert [d.text for d in many] == texts
     assert [e.label for e in many[1]] == []
     assert {e.label for d in many[3::2] for e in d} <= {"genre"}
+
+
+def check_same(one, other):
+    assert one.text == other.text
+    places = [[(e.label, e.start, e.end) for e in document] for document in (one, other)]
+    assert places[0] == places[1]
+    scores = [e.score for e in other.entities]
+    assert [e.score for e in one.entities] == pytest.approx(scores, abs=1e-4)
+
+
+def test_as_done_gives_what_calls_give_and_short_texts_first(tagger):
+    labels = LabelSet.of(["actor", "year"])
+    texts = ["word in Paris " * 90, "", "did george clooney act in 1999", " ", "an actor"]
+    given = list(tagger.pipe_as_done((text, labels) for text in texts))
+    assert sorted(number for number, _ in given) == list(range(len(texts)))
+    assert given[-1][0] == 0  # the long one is under way while all others are done
+    for number, document in given:
+        check_same(document, tagger(texts[number], labels))
+
+
+def test_a_stream_may_pause_and_take_back(tagger):
+    labels = LabelSet.of(["actor"])
+    asked, dropped = [], {1}
+
+    def items():
+        yield "an actor in Rome", labels
+        yield "word " * 600, labels
+        for number in range(30):  # asked between readings, as long as something is being read
+            asked.append(number)
+            yield None if number % 3 else ("one more", labels)
+
+    given = dict(tagger.pipe_as_done(items(), is_wanted=lambda number: number not in dropped))
+    assert 1 not in given
+    check_same(given[0], tagger("an actor in Rome", labels))
+    assert len(given) == 1 + len([number for number in asked if number % 3 == 0])
+    assert list(tagger.pipe_as_done([None, ("never", labels)])) == []  # nothing is under way
+    with pytest.raises(TextError, match="probability"):
+        list(tagger.pipe_as_done([], threshold=2))
 
 
 def test_an_endless_stream_yields(tagger):

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from nomina.entities import Example, split_words
+from nomina.entities import Example, LabelSet, split_words
 from nomina.errors import ModelError
 from nomina.extractor import Tagger
 from nomina.formats import Sentence, get_format
@@ -78,6 +78,11 @@ def test_taggers_that_decode_freely_keep_the_promises(build_model, family, form)
     together = list(tagger.pipe(texts, ["actor"]))
     assert [d.text for d in together] == [text, "", "george", "New-York's mayor"]
     assert together[1].warnings == ()
+    items = [(text, LabelSet.of(["actor"])) for text in texts[:3]]
+    done = dict(tagger.pipe_as_done([*items, None]))
+    assert [done[number] for number in range(3)] == together[:3]
+    beams = Tagger(model, num_beams=2)
+    assert len(dict(beams.pipe_as_done([items[2], None]))) == 1
 
 
 def test_unknown_decodings_are_refused(build_model):

@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 
 pytest.importorskip("fastapi", reason="needs nomina[serve]")
 
+import nomina
 from nomina.batching import Batcher, QueueClosedError, QueueConfig, QueueFullError
 from nomina.commands import serving
 from nomina.documents import Document
@@ -58,11 +59,14 @@ class ScriptedTagger:
         self.gate = threading.Event()
         self.taken = []
 
-    def pipe_many(self, items, *, threshold=None):
+    def pipe_as_done(self, items, *, threshold=None, is_wanted=None):
         todo = iter(items)
+        number = 0
         while True:
             batch = []
             for item in todo:
+                if item is None:
+                    break
                 batch.append(item)
                 if len(batch) == self.max_rows:
                     break
@@ -74,7 +78,9 @@ class ScriptedTagger:
             for text, labels in batch:
                 self.taken.append(text)
                 self.label_sets.append(labels)
-                yield self._document(text, labels, threshold)
+                document = self._document(text, labels, threshold)
+                yield number, document
+                number += 1
 
     def _document(self, text, labels, threshold):
         if "FAIL" in text:
@@ -752,6 +758,21 @@ def test_jobs_take_turns():
     batcher.close()
 
 
+def test_a_long_text_does_not_hold_up_short_ones(build_model):
+    batcher = Batcher(nomina.Tagger(build_model("llama")))
+    batcher.start()
+    long = Caller(batcher, ["word in Paris " * 400, "and more"])
+    while not batcher.num_in_flight:
+        time.sleep(0.001)
+    for _ in range(3):
+        assert Caller(batcher, ["a short one"]).done.wait(30)
+        assert not long.done.is_set()
+    batcher.cancel(long.job)  # its windows are not read to the end
+    batcher.close()
+    assert long.results == []
+    assert batcher.num_in_flight == 0
+
+
 def test_a_lone_caller_is_not_made_to_wait():
     batcher = Batcher(ScriptedTagger(), QueueConfig(max_gather_s=5.0, gather_share=100.0))
     batcher.start()
@@ -817,8 +838,9 @@ def test_a_tagger_that_gives_too_few_documents_is_an_error():
     class Short:
         name = "short"
 
-        def pipe_many(self, items, *, threshold=None):
-            return iter([Document(text) for text, _ in items][:-1])
+        def pipe_as_done(self, items, *, threshold=None, is_wanted=None):
+            next(iter(items))
+            return iter(())
 
     batcher = Batcher(Short())
     batcher.start()
