@@ -11,6 +11,7 @@ import argparse
 import gzip
 import json
 import os
+import re
 from collections import defaultdict
 
 from transformers import AutoTokenizer
@@ -66,11 +67,13 @@ def main():
             words = tuple(row["instance"]["words"])
             sentence = Sentence(words, ("", *[" "] * (len(words) - 1)))
             grounding = Grounding(form, sentence, tuple(row["label_list"]), lexicon)
-            written = [*encode(row["prediction"]), end]
+            # They were decoded with the spaces before commas and the like cleaned away.
+            text = re.sub(r"(\((?:O|[BI]-[^()]*)\))(?=\S)", r"\1 ", row["prediction"])
+            written = [*encode(text), end]
             config = DraftConfig(certainty=options.certainty)
             readings, tokens = play(Drafter(grounding, [], config), written, end)
             try:
-                is_clean = tuple(word for word, _ in form.parse(row["prediction"])) == words
+                is_clean = tuple(word for word, _ in form.parse(text)) == words
             except FormatError:
                 is_clean = False
             for at, value in enumerate((1, readings, tokens, len(written), not is_clean)):

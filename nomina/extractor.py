@@ -53,7 +53,7 @@ class _Job:
     found: list[list[tuple[Span, float]]] = field(default_factory=list)
     num_asked: int = 0
     num_found: int = 0
-    warnings: list[str] = field(default_factory=list)
+    warnings: list[list[str]] = field(default_factory=list)  # of each window
 
     @property
     def is_done(self) -> bool:
@@ -190,8 +190,9 @@ class Tagger:
             while work.jobs and work.jobs[0].is_done:
                 yield self._document(work.jobs.popleft(), limit)
 
-        for number, path in enumerate(self.engine.decode(work.in_order(items))):
-            work.read(number, path, self.calibration)
+        results: Iterator[Path | Completion] = self.engine.decode(work.in_order(items))
+        for number, result in enumerate(results):
+            work.read(number, result, self.calibration)
             yield from finished()
         yield from finished()
 
@@ -227,8 +228,10 @@ class Tagger:
                 job = work.jobs.popleft()
                 yield job.number, self._document(job, limit)
 
-        for number, path in self.engine.decode_as_done(work.in_turns(items, is_wanted)):
-            job = work.read(number, path, self.calibration)
+        results: Iterator[tuple[int, Path | Completion]]
+        results = self.engine.decode_as_done(work.in_turns(items, is_wanted))
+        for number, result in results:
+            job = work.read(number, result, self.calibration)
             if job.is_done:
                 work.jobs.append(job)
             yield from finished()
@@ -246,7 +249,8 @@ class Tagger:
         entities = spans_to_entities(
             job.text, job.offsets, [span for span, _ in kept], [score for _, score in kept]
         )
-        return Document(job.text, tuple(entities), tuple(job.warnings))
+        warnings = dict.fromkeys(warning for window in job.warnings for warning in window)
+        return Document(job.text, tuple(entities), tuple(warnings))
 
 
 class _Work:
@@ -309,7 +313,7 @@ class _Work:
         job, index, grounding = self._asked.pop(number)
         if isinstance(result, Completion):
             scored, warnings, _ = read_completion(result, grounding, self._model.tokenizer)
-            job.warnings += warnings
+            job.warnings[index] = warnings
         else:
             scored = grounding.read(result)
         shift, names = job.windows[index].context_start, job.labels.names
@@ -356,7 +360,7 @@ class _Work:
                 job.windows = [Window(0, len(costs), 0, len(costs))]
             else:
                 job.windows = split_text(job.text, job.offsets, budget, context, costs)
-        job.found = [[] for _ in job.windows]
+        job.found, job.warnings = [[] for _ in job.windows], [[] for _ in job.windows]
         self._num_jobs += 1
         return job
 
