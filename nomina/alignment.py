@@ -29,7 +29,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from nomina.completions import fold, read_pairs, read_plain_pairs
+from nomina.completions import fold, locate_pairs, read_pairs, read_plain_pairs
 from nomina.entities import LabelSet, Span, normalize_label, tags_to_spans
 from nomina.errors import FormatError, LabelError
 from nomina.subsequences import Node, longest_common_subsequence, match_by_bits
@@ -78,6 +78,8 @@ class Alignment:
         mapped_labels: Which of them were mapped to which label of the set.
         sources: For each source word, the index of the completion's word it took its tag from, or
             -1.
+        places: For each of the completion's words, where it and its tag stand in the completion;
+            only in mode "best".
         mode: "best" or "gner".
     """
 
@@ -90,6 +92,7 @@ class Alignment:
     unknown_labels: dict[str, int] = field(default_factory=dict)
     mapped_labels: dict[str, str] = field(default_factory=dict)
     sources: list[int] = field(default_factory=list, repr=False)
+    places: list[tuple[int, int]] = field(default_factory=list, repr=False)
     mode: Mode = "best"
 
     @property
@@ -426,8 +429,9 @@ def align(
     tags: list[str] = []
     unit_of: list[int] = []
     have: set[str] | None = None
-    for number, (text, tag) in enumerate(
-        read_pairs(completion, format, words=words, labels=label_set)
+    places: list[tuple[int, int]] = []
+    for number, (text, tag, start, end) in enumerate(
+        locate_pairs(completion, format, words=words, labels=label_set)
     ):
         parts = [text]
         if " " in text or "\n" in text or "\t" in text:
@@ -436,6 +440,7 @@ def align(
         num_silent = len(parts) - 1 if len(parts) > _MAX_UNIT_WORDS else 0
         written += parts
         unit_of += [number] * len(parts)
+        places += [(start, end)] * len(parts)
         tags += ["O"] * num_silent + [tag] * (len(parts) - num_silent)
     source = [fold(word) for word in words]
     if tokenizer is not None:
@@ -463,6 +468,7 @@ def align(
         unknown_labels=dict(to_label.outside),
         mapped_labels=to_label.mapped,
         sources=matched,
+        places=places,
     )
 
 

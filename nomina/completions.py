@@ -13,11 +13,21 @@ import functools
 import re
 import unicodedata
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from nomina.entities import LabelSet, split_words
 from nomina.errors import FormatError
 
 _PLAIN_TAG = re.compile(r"\((?:O\)|[BI]-)")
+
+
+class Pair(NamedTuple):
+    """A word of a completion with its tag, and where both stand in it, brackets included."""
+
+    word: str
+    tag: str
+    start: int
+    end: int
 
 
 def read_pairs(
@@ -50,6 +60,27 @@ def read_pairs(
         >>> read_pairs("did [george clooney](actor)", "inline")
         [('did', 'O'), ('george', 'B-actor'), ('clooney', 'I-actor')]
     """
+    return [pair[:2] for pair in locate_pairs(completion, format, words=words, labels=labels)]
+
+
+def locate_pairs(
+    completion: str,
+    format: str = "gner",
+    *,
+    words: Sequence[str] = (),
+    labels: LabelSet | None = None,
+) -> list[Pair]:
+    """Do what `read_pairs` does and say where each pair stands; see there.
+
+    The words of an "inline" entity share the place of its whole bracket with the label.
+
+    Raises:
+        FormatError: If the format is unknown.
+
+    Example:
+        >>> locate_pairs("did [george](actor)", "inline")[1]
+        Pair(word='george', tag='B-actor', start=4, end=19)
+    """
     names = labels.names if labels else ()
     if format == "gner":
         return _read_gner(completion, words, names)
@@ -77,13 +108,11 @@ def _tag_pattern(names: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile("|".join(patterns))
 
 
-def _read_gner(
-    completion: str, words: Sequence[str], names: tuple[str, ...]
-) -> list[tuple[str, str]]:
+def _read_gner(completion: str, words: Sequence[str], names: tuple[str, ...]) -> list[Pair]:
     pattern = _tag_pattern(names)
     # A source word that looks like a tag is text where a tag follows it at once.
     literal = {word.lower() for word in words if "(" in word and pattern.search(word)}
-    pairs: list[tuple[str, str]] = []
+    pairs: list[Pair] = []
     start = 0
     matches = list(pattern.finditer(completion))
     for index, match in enumerate(matches):
@@ -91,8 +120,9 @@ def _read_gner(
         if literal and index + 1 < len(matches) and matches[index + 1].start() == match.end():
             if (text + match.group()).lower() in literal:
                 continue
+        tag = _tag_of(match, pairs[-1].tag if pairs else "O")
+        pairs.append(Pair(text, tag, completion.find(text, start), match.end()))
         start = match.end()
-        pairs.append((text, _tag_of(match, pairs[-1][1] if pairs else "O")))
     return pairs
 
 
@@ -114,15 +144,15 @@ def _unescape(text: str) -> str:
     return re.sub(r"\\(.)", r"\1", text, flags=re.DOTALL)
 
 
-def _read_inline(completion: str, words: Sequence[str]) -> list[tuple[str, str]]:
-    units: list[tuple[str, str]] = []  # text, label
-    stack: list[tuple[int, str]] = []  # where an open bracket's units start; text before it
+def _read_inline(completion: str, words: Sequence[str]) -> list[Pair]:
+    units: list[tuple[str, str, int, int]] = []  # text, label, and from where to where
+    stack: list[tuple[int, int]] = []  # the first unit in an open bracket; where that stands
     buffer: list[str] = []
-    position = 0
+    position = begun = 0
 
-    def flush(label: str = "") -> None:
+    def flush(end: int) -> None:
         if text := "".join(buffer):
-            units.append((text, label))
+            units.append((text, "", begun, end))
         buffer.clear()
 
     while match := _INLINE_TOKEN.search(completion, position):
@@ -132,32 +162,35 @@ def _read_inline(completion: str, words: Sequence[str]) -> list[tuple[str, str]]
         if escaped:
             buffer.append(escaped[1])
         elif opens:
-            flush()
-            stack.append((len(units), ""))
+            flush(match.start())
+            begun = match.start()
+            stack.append((len(units), begun))
         elif closes and stack and (end := _LABEL_END.match(completion, position)):
-            flush()
-            first, _ = stack.pop()
-            position = end.end()
+            flush(match.start())
+            first, opened = stack.pop()
+            position = begun = end.end()
             label = " ".join(_unescape(end.group(1)).split())
-            inside = "".join(text for text, _ in units[first:])
+            inside = "".join(unit[0] for unit in units[first:])
             if inside.strip():
-                units[first:] = [(inside, label)]
+                units[first:] = [(inside, label, opened, position)]
         elif closes and not stack:
             buffer.append(match.group())  # text such as "f[x](y)" whose bracket was lost
         elif stack:  # "[text]" without a label: brackets of the text that were not escaped
-            flush()
-            first, _ = stack.pop()
-            inside = "".join(text for text, _ in units[first:])
-            units[first:] = [(f"[{inside}]", "")]
+            flush(match.start())
+            first, opened = stack.pop()
+            begun = position
+            inside = "".join(unit[0] for unit in units[first:])
+            units[first:] = [(f"[{inside}]", "", opened, position)]
         else:
             buffer.append(match.group())
     buffer.append(completion[position:])
-    flush()
+    flush(len(completion))
     have = {fold(word) for word in words}
-    pairs: list[tuple[str, str]] = []
-    for text, label in units:
+    pairs: list[Pair] = []
+    for text, label, first, last in units:
         for index, word in enumerate(_cut(text, have)):
-            pairs.append((word, f"{'I' if index else 'B'}-{label}" if label else "O"))
+            tag = f"{'I' if index else 'B'}-{label}" if label else "O"
+            pairs.append(Pair(word, tag, first, last))
     return pairs
 
 

@@ -28,6 +28,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from transformers import AttentionInterface, DynamicCache
 
+from nomina.decoders import CachedDecoder
 from nomina.formats import Guess, State
 from nomina.grounding import Fork, Grounding
 from nomina.models import LanguageModel
@@ -244,7 +245,7 @@ class Reader(Protocol):
         """Return how many tokens a reading of the draft takes."""
 
 
-def _choices(
+def choose(
     model: LanguageModel, hidden: torch.Tensor, forks: Sequence[Fork]
 ) -> tuple[list[int], list[float]]:
     """Choose at each fork; hidden has shape (choices, width)."""
@@ -270,46 +271,44 @@ def _split(
 
 
 class EncoderDecoderReader:
-    """Reads with an encoder-decoder model: the encoder once, the decoder in every pass."""
+    """Reads with an encoder-decoder model: each prompt once, and the decoder's tokens once."""
 
-    keeps = False
+    keeps = True
 
     def __init__(self, model: LanguageModel, config: EngineConfig) -> None:
         self._model = model
-        self._encoded: dict[int, torch.Tensor] = {}
+        self._decoder = CachedDecoder(model)
+        self._num_read: dict[int, int] = {}
 
     def open(self, slot: int, request: Request) -> None:
         """Encode the prompt."""
-        ids = torch.tensor([[*request.prefix_ids, *request.sentence_ids]])
-        encoder = self._model.module.get_encoder()
-        output = encoder(input_ids=ids.to(self._model.device))
-        self._encoded[slot] = output.last_hidden_state[0]  # (length, width)
+        self._decoder.open(slot, [*request.prefix_ids, *request.sentence_ids])
+        self._num_read[slot] = 0
 
     def accept(self, slot: int, num_ids: int) -> None:
-        """Nothing is kept of the decoder."""
+        """Read again from the first id that was not read as it is now."""
+        self._num_read[slot] = 1 + num_ids
+
+    def _todo(self, draft: Draft, slot: int) -> tuple[int, list[int]]:
+        """Return the position of the first token to read, and the tokens."""
+        start = self._num_read[slot]
+        return start, [self._decoder.start_id, *draft.ids[: draft.open[-1].at]][start:]
 
     def cost(self, draft: Draft, slot: int) -> int:
-        """Return the tokens of the decoder."""
-        return len(draft.ids) + 1
+        """Return the number of the decoder's tokens to read."""
+        return len(self._todo(draft, slot)[1])
 
     def read(self, drafts: Sequence[Draft], slots: Sequence[int]) -> list[Reading]:
-        """Run the decoder over whole drafts."""
-        device = self._model.device
-        start = self._model.module.config.decoder_start_token_id or 0
-        rows = [[start, *draft.ids[: draft.open[-1].at]] for draft in drafts]
-        states = [self._encoded[slot] for slot in slots]
-        lengths = torch.tensor([len(state) for state in states], device=device)
-        encoded = torch.nn.utils.rnn.pad_sequence(states, batch_first=True)
-        mask = torch.arange(encoded.shape[1], device=device) < lengths.unsqueeze(1)
-        length = max(map(len, rows))
-        ids = torch.tensor([row + [0] * (length - len(row)) for row in rows], device=device)
-        hidden = self._model.hidden(ids, encoded=(encoded, mask))  # (rows, length, width)
-        index = [
-            number * length + item.at for number, draft in enumerate(drafts) for item in draft.open
-        ]
-        hidden = hidden.flatten(0, 1)[torch.tensor(index, device=device)]  # (choices, width)
+        """Run the decoder over the unread tokens of each draft."""
+        rows = [(slot, *self._todo(draft, slot)) for draft, slot in zip(drafts, slots, strict=True)]
+        hidden = self._decoder.read(rows)  # (tokens, width)
+        index, offset = [], 0
+        for draft, (_, start, ids) in zip(drafts, rows, strict=True):
+            index += [offset + item.at - start for item in draft.open]
+            offset += len(ids)
+        hidden = hidden[torch.tensor(index, device=hidden.device)]  # (choices, width)
         forks = [item.fork for draft in drafts for item in draft.open]
-        return _split(drafts, *_choices(self._model, hidden, forks))
+        return _split(drafts, *choose(self._model, hidden, forks))
 
 
 # --- decoder-only models: packed tokens over a store of keys and values
@@ -555,7 +554,7 @@ class PackedReader:
         kept = self._prefixes.get(prefix)
         if kept is None:
             scratch = self._config.max_rows
-            self._run([(scratch, 0, list(prefix))])
+            self.run([(scratch, 0, list(prefix))])
             kept = self._prefixes[prefix] = self._store.take(scratch, len(prefix))
             while len(self._prefixes) > self._config.max_prefixes:
                 self._prefixes.popitem(last=False)
@@ -583,7 +582,7 @@ class PackedReader:
     def read(self, drafts: Sequence[Draft], slots: Sequence[int]) -> list[Reading]:
         """Run the model over the unread tokens of all drafts at once."""
         rows = [(slot, *self._todo(draft, slot)) for draft, slot in zip(drafts, slots, strict=True)]
-        hidden = self._run(rows)  # (tokens, width)
+        hidden = self.run(rows)  # (tokens, width)
         index, offset = [], 0
         for draft, (slot, start, ids) in zip(drafts, rows, strict=True):
             request = self._requests[slot]
@@ -592,9 +591,17 @@ class PackedReader:
             offset += len(ids)
         hidden = hidden[torch.tensor(index, device=hidden.device)]  # (choices, width)
         forks = [item.fork for draft in drafts for item in draft.open]
-        return _split(drafts, *_choices(self._model, hidden, forks))
+        return _split(drafts, *choose(self._model, hidden, forks))
 
-    def _run(self, rows: Sequence[tuple[int, int, list[int]]]) -> torch.Tensor:
+    def run(self, rows: Sequence[tuple[int, int, list[int]]]) -> torch.Tensor:
+        """Run the model over tokens of many rows at once, writing their keys and values.
+
+        Args:
+            rows: For each row its slot, the position of its first token, and its tokens.
+
+        Returns:
+            Last hidden states of all tokens, end to end. Shape (tokens, width).
+        """
         global _pack
         device = self._model.device
         self._store.reserve(max(start + len(ids) for _, start, ids in rows))
@@ -792,7 +799,7 @@ def decode_plain(model: LanguageModel, request: Request) -> Path:
             ids_to_read = []
         else:
             hidden = model.hidden(ids, encoded=encoded)
-        (choice,), (log_prob,) = _choices(model, hidden[:, -1], [fork])
+        (choice,), (log_prob,) = choose(model, hidden[:, -1], [fork])
         path.append((fork, choice, log_prob))
         ids_to_read.append(fork.allowed[choice])
         fork = fork.take(choice)

@@ -10,14 +10,16 @@ Knows everything below it and how it fits together; nothing of files or command 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
+from nomina.beams import BeamEngine
 from nomina.calibration import Calibration
 from nomina.chunking import Window, merge_spans, split_text
 from nomina.consistency import agree
@@ -25,12 +27,15 @@ from nomina.coverage import coverage_warnings
 from nomina.documents import Document
 from nomina.engine import Engine, EngineConfig, Path, Request
 from nomina.entities import Example, Label, LabelSet, Span, spans_to_entities, split_words
-from nomina.errors import TextError
+from nomina.errors import ModelError, TextError
 from nomina.formats import Sentence, get_format
+from nomina.freeform import read_completion
+from nomina.generation import Completion, Generator
 from nomina.grounding import Grounding
 from nomina.models import LanguageModel, load_model
 
 Labels = LabelSet | Mapping[str, Any] | Iterable[str | Label]
+Decoding = Literal["grounded", "free"]
 
 # Words cost as many tokens as they have: a window of odd text (digits, another script) is shorter.
 _TOKENS_PER_WORD = 2
@@ -52,6 +57,7 @@ class _Job:
     num_asked: int = 0
     num_found: int = 0
     warnings: list[str] = field(default_factory=list)
+    window_warnings: list[list[str]] = field(default_factory=list)
 
     @property
     def is_done(self) -> bool:
@@ -69,6 +75,16 @@ class Tagger:
             probable over all of them, and are found where the model left some of them out (see
             `consistency.agree`). Off by default: it helps texts that name the same things again and
             again, and may do harm where one word has two senses.
+        decoding: "grounded", where every completion copies the text and uses the labels given; or
+            "free", where the model writes what it likes, as `generate` would have it write, and
+            what it wrote is aligned with the text afterwards, for parity with published figures.
+            Scores of free decoding are no calibrated probabilities (see `freeform`).
+        max_new_tokens: Tokens that a free completion may have; see `generation.Generator`.
+        num_beams: Hypotheses that grounded decoding keeps; see `beams`. More than 1 costs time.
+
+    Raises:
+        ModelError: If there is no such decoding, the model's settings do not allow it, or
+            `num_beams` is not for it.
 
     Example:
         >>> import nomina
@@ -84,11 +100,21 @@ class Tagger:
         config: EngineConfig | None = None,
         *,
         consistent: bool = False,
+        decoding: Decoding = "grounded",
+        max_new_tokens: int | None = None,
+        num_beams: int = 1,
     ) -> None:
+        _check_decoding(decoding, num_beams)
         self.model = model
         self.consistent = consistent
         self.calibration = calibration or Calibration()
-        self.engine = Engine(model, config)
+        self.engine: Engine | Generator | BeamEngine
+        if decoding == "free":
+            self.engine = Generator(model, config, max_new_tokens)
+        elif num_beams > 1:
+            self.engine = BeamEngine(model, config, num_beams)
+        else:
+            self.engine = Engine(model, config)
 
     @property
     def name(self) -> str:
@@ -174,8 +200,9 @@ class Tagger:
             while work.jobs and work.jobs[0].is_done:
                 yield self._document(work.jobs.popleft(), limit)
 
-        for number, path in enumerate(self.engine.decode(work.in_order(items))):
-            work.read(number, path, self.calibration)
+        results: Iterator[Path | Completion] = self.engine.decode(work.in_order(items))
+        for number, result in enumerate(results):
+            work.read(number, result, self.calibration)
             yield from finished()
         yield from finished()
 
@@ -211,8 +238,10 @@ class Tagger:
                 job = work.jobs.popleft()
                 yield job.number, self._document(job, limit)
 
-        for number, path in self.engine.decode_as_done(work.in_turns(items, is_wanted)):
-            job = work.read(number, path, self.calibration)
+        results: Iterator[tuple[int, Path | Completion]]
+        results = self.engine.decode_as_done(work.in_turns(items, is_wanted))
+        for number, result in results:
+            job = work.read(number, result, self.calibration)
             if job.is_done:
                 work.jobs.append(job)
             yield from finished()
@@ -232,7 +261,8 @@ class Tagger:
         entities = spans_to_entities(
             job.text, job.offsets, [span for span, _ in kept], [score for _, score in kept]
         )
-        return Document(job.text, tuple(entities), tuple(job.warnings))
+        warnings = dict.fromkeys([*job.warnings, *itertools.chain(*job.window_warnings)])
+        return Document(job.text, tuple(entities), tuple(warnings))
 
 
 class _Work:
@@ -290,16 +320,21 @@ class _Work:
             elif item is None:
                 yield None
 
-    def read(self, number: int, path: Path, calibration: Calibration) -> _Job:
-        """Take over what the engine chose for a request, and return the text it is of."""
+    def read(self, number: int, result: Path | Completion, calibration: Calibration) -> _Job:
+        """Take over what the engine found for a request, and return the text it is of."""
         job, index, grounding = self._asked.pop(number)
+        if isinstance(result, Completion):
+            scored, warnings, _ = read_completion(result, grounding, self._model.tokenizer)
+            job.window_warnings[index] = warnings
+        else:
+            scored = grounding.read(result)
         shift, names = job.windows[index].context_start, job.labels.names
         job.found[index] = [
             (Span(a + shift, b + shift, names[label]), calibration.apply(score))
-            for a, b, label, score in grounding.read(path)
+            for a, b, label, score in scored
         ]
         job.num_found += 1
-        job.warnings += _cut_off(job, index)
+        job.window_warnings[index] += _cut_off(job, index)
         return job
 
     def _ask(self, job: _Job) -> Request:
@@ -352,7 +387,7 @@ class _Work:
                 job.windows = [Window(0, len(costs), 0, len(costs))]
             else:
                 job.windows = split_text(job.text, job.offsets, budget, context, costs)
-        job.found = [[] for _ in job.windows]
+        job.found, job.window_warnings = [[] for _ in job.windows], [[] for _ in job.windows]
         self._num_jobs += 1
         return job
 
@@ -377,6 +412,18 @@ def _cut_off(job: _Job, index: int) -> list[str]:
     ]
 
 
+def _check_decoding(decoding: str, num_beams: int) -> None:
+    if decoding not in ("grounded", "free"):
+        raise ModelError(f"decoding must be 'grounded' or 'free', was: {decoding!r}")
+    if num_beams < 1:
+        raise ModelError(f"num_beams must be at least 1, was: {num_beams}")
+    if num_beams > 1 and decoding == "free":
+        raise ModelError(
+            f"free decoding is greedy search and takes no num_beams, was: {num_beams}. "
+            "Use decoding='grounded' with it"
+        )
+
+
 def load(
     name: str | os.PathLike[str] | None = None,
     *,
@@ -385,6 +432,8 @@ def load(
     device: str | None = None,
     config: EngineConfig | None = None,
     consistent: bool = False,
+    decoding: Decoding = "grounded",
+    num_beams: int = 1,
 ) -> Tagger:
     """Load a tagger.
 
@@ -396,17 +445,28 @@ def load(
         device: Such as "cpu" or "cuda:0". Defaults to a GPU if there is one.
         config: How much is read at once.
         consistent: Whether mentions of one string in one text agree; see `Tagger`.
+        decoding: "grounded" or "free"; see `Tagger`.
+        num_beams: Hypotheses that grounded decoding keeps; see `Tagger`.
 
     Raises:
-        ModelError: If the model cannot be found or read.
+        ModelError: If the model cannot be found or read, or there is no such decoding.
         FormatError: If there is no such format.
     """
     if dtype is not None and not isinstance(getattr(torch, dtype, None), torch.dtype):
         raise TextError(f"dtype must be float32, bfloat16 or float16, was: {dtype!r}")
+    _check_decoding(decoding, num_beams)  # before the time that loading takes
     model = load_model(name, getattr(torch, dtype) if dtype else None, device)
     if format is not None:
         model.format = get_format(format)
         model.config = dataclasses.replace(model.config, format=format)
     folder = model.folder
-    calibration = Calibration.load(folder) if folder else None
-    return Tagger(model, calibration, config, consistent=consistent)
+    # The calibration was fitted on the scores of grounded decoding.
+    calibration = Calibration.load(folder) if folder and decoding == "grounded" else None
+    return Tagger(
+        model,
+        calibration,
+        config,
+        consistent=consistent,
+        decoding=decoding,
+        num_beams=num_beams,
+    )

@@ -111,12 +111,12 @@ class LanguageModel:
         device: torch.device = self.module.device
         return device
 
-    def _encode(self, text: str) -> list[int]:
+    def _encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
         try:
-            ids = self.tokenizer.encode(text, add_special_tokens=False)
+            ids = self.tokenizer.encode(text, add_special_tokens=add_special_tokens)
         except (UnicodeEncodeError, TypeError):  # lone surrogates; positions do not suffer
             text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-            ids = self.tokenizer.encode(text, add_special_tokens=False)
+            ids = self.tokenizer.encode(text, add_special_tokens=add_special_tokens)
         return list(ids)
 
     def encode_piece(self, text: str) -> list[int]:
@@ -148,7 +148,7 @@ class LanguageModel:
         """Return the ids of the rest of the prompt, behind `prefix_ids`."""
         if not self.format.is_piecewise:
             text = self._before + prompt.text + self._after
-            return list(self.tokenizer.encode(text, add_special_tokens=True))
+            return self._encode(text, add_special_tokens=True)
         ids: list[int] = []
         for piece in prompt.pieces:
             ids += self.lexicon.ids(piece)
@@ -205,6 +205,19 @@ class LanguageModel:
         """
         return choice_logits(self.module, hidden, ids)
 
+    def vocabulary_logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return the logits of the whole vocabulary, as the model's own forward pass gives them.
+
+        Args:
+            hidden: Shape (choices, width).
+
+        Returns:
+            Shape (choices, vocab), float32.
+        """
+        head, hidden, cap = _head(self.module, hidden)
+        logits = head(hidden)  # (choices, vocab)
+        return (torch.tanh(logits / cap) * cap if cap else logits).float()
+
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Save weights, tokenizer and `nomina.json`; an adapter is saved without its base."""
         self.module.save_pretrained(folder)
@@ -231,19 +244,23 @@ def decoder_of(module: Any) -> Any:
 
 def choice_logits(module: Any, hidden: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     """See `LanguageModel.choice_logits`."""
-    if hasattr(module, "get_base_model"):
-        module = module.get_base_model()
-    config = module.config
-    head = module.get_output_embeddings()
-    if config.is_encoder_decoder and getattr(config, "scale_decoder_outputs", None) is not False:
-        if config.tie_word_embeddings:
-            hidden = hidden * config.d_model**-0.5  # T5 scales before a tied head
+    head, hidden, cap = _head(module, hidden)
     rows = head.weight[ids].to(hidden.dtype)  # (choices, k, width)
     logits = torch.einsum("nd,nkd->nk", hidden, rows).float()  # (choices, k)
     if getattr(head, "bias", None) is not None:
         logits = logits + head.bias[ids].float()
-    cap = getattr(config, "final_logit_softcapping", None)
     return torch.tanh(logits / cap) * cap if cap else logits
+
+
+def _head(module: Any, hidden: torch.Tensor) -> tuple[Any, torch.Tensor, float | None]:
+    """Return the head of a model, what it is given, and where its logits are capped."""
+    if hasattr(module, "get_base_model"):
+        module = module.get_base_model()
+    config = module.config
+    if config.is_encoder_decoder and getattr(config, "scale_decoder_outputs", None) is not False:
+        if config.tie_word_embeddings:
+            hidden = hidden * config.d_model**-0.5  # T5 scales before a tied head
+    return module.get_output_embeddings(), hidden, getattr(config, "final_logit_softcapping", None)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -285,7 +285,8 @@ def _predict(
             num_done += 1
             clock.add(time.perf_counter() - begun)
             for warning in document.warnings:
-                problems.note(warning, f"{task.name} {example.id}")
+                # What stands behind a colon differs from text to text.
+                problems.note(warning.partition(": ")[0], f"{task.name} {example.id}")
             spans, scores = to_words(example, document, problems, task.name)
             yield _prediction(example, task, spans, scores)
             begun = time.perf_counter()

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 import nomina
 from nomina.cli import app
+from nomina.extractor import Tagger
 
 run = CliRunner().invoke
 
@@ -50,6 +51,25 @@ def test_json_lines_are_a_document_each(tmp_path):
 def test_json_that_is_no_document_is_text():
     have = lines(run(app, ["extract", "--labels", "actor", "--file", "-"], input='{"a": 1}\nb'))
     assert [row["text"] for row in have] == ['{"a": 1}\nb']
+
+
+@pytest.mark.parametrize("options", [["--decoding", "free"], ["--beams", "2"]])
+def test_other_ways_to_decode(tagger, monkeypatch, options):
+    def load(name=None, *, format=None, **given):
+        return Tagger(tagger.model, **given)
+
+    monkeypatch.setattr(nomina, "load", load, raising=False)
+    (have,) = lines(run(app, ["extract", "george", "--labels", "actor", *options]))
+    assert have["text"] == "george"
+
+
+def test_ways_to_decode_that_exclude_each_other(tagger, monkeypatch):
+    monkeypatch.setattr(
+        nomina, "load", lambda name, format, **given: Tagger(tagger.model, **given), raising=False
+    )
+    result = run(app, "extract x --labels a --decoding free --beams 2".split())
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: free decoding is greedy search")
 
 
 def test_labels_from_a_file(tmp_path):

@@ -10,7 +10,7 @@ from test_entities import odd_text
 
 import nomina
 from nomina.entities import Example, LabelSet
-from nomina.errors import LabelError, TextError
+from nomina.errors import LabelError, ModelError, TextError
 from nomina.extractor import Tagger
 
 LABELS = ["actor", "year", "actor name"]
@@ -178,3 +178,13 @@ def test_mentions_agree_if_asked(build_model):
     assert [(e.start, e.end) for e in agreeing(text, LABELS, threshold=limit)] == [
         (e.start, e.end) for e in after if e.score >= limit
     ]
+
+
+def test_beams_keep_the_promises(build_model):
+    model = build_model("gemma3", max_words=12)
+    text = "did george clooney make {a} musical, 東京? " * 2
+    one, many = Tagger(model), Tagger(model, num_beams=3)
+    assert all(text[e.start : e.end] == e.text for e in many(text, LABELS))
+    assert list(many(text, LABELS)) != list(one(text, LABELS))
+    with pytest.raises(ModelError, match="takes no num_beams, was: 3"):
+        Tagger(model, decoding="free", num_beams=3)

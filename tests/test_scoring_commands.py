@@ -12,6 +12,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+import nomina
 from nomina.calibration import Calibration
 from nomina.commands import scoring
 from nomina.commands.scoring import EvaluationPlan, Outputs, evaluate_model, register, score_files
@@ -437,7 +438,7 @@ def test_unseen_labels_alone_are_asked_for(data, tmp_path):
 
 
 def test_the_evaluate_command(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(scoring, "_load", lambda name: ScriptedTagger())
+    monkeypatch.setattr(scoring, "_load", lambda name, *_: ScriptedTagger())
     monkeypatch.chdir(tmp_path)
     args = ["evaluate", "--model", "m", "--data", "crossner_ai:dev", "mine:dev", "--metric", "all"]
     have = run_json(*args, "--json", "--limit", "4", "--report", "r.html")
@@ -453,6 +454,27 @@ def test_the_evaluate_command(data, tmp_path, monkeypatch):
     result = runner.invoke(app, ["evaluate", "--data", "nosuch:dev"])
     assert result.exit_code == 1
     assert "nosuch" in result.stderr
+
+
+def test_evaluations_name_how_they_decode(data, tmp_path, monkeypatch):
+    asked = []
+
+    def load(name, **options):
+        asked.append(options)
+        return ScriptedTagger()
+
+    monkeypatch.setattr(nomina, "load", load, raising=False)
+    args = ["--data", "mine:dev", "--metric", "strict", "--json", "--output"]
+    run_json("evaluate", *args, tmp_path / "free", "--decoding", "free")
+    run_json("evaluate", *args, tmp_path / "beams", "--beams", "4")
+    assert asked == [
+        {"decoding": "free", "num_beams": 1},
+        {"decoding": "grounded", "num_beams": 4},
+    ]
+    settings = json.loads((tmp_path / "free" / "settings.json").read_text())
+    assert settings["decoding"] == "free"
+    with pytest.raises(DataError, match="grounded decoding, was given with --decoding free"):
+        EvaluationPlan(decoding="free", fits_temperature=True)
 
 
 def test_entities_inside_words_are_widened_and_counted():

@@ -27,6 +27,12 @@ if TYPE_CHECKING:
     from nomina.extractor import Tagger
 
 OUTPUTS = ("table", "text", "jsonl", "html")
+DecodingOption = Annotated[
+    str, typer.Option(help="grounded, or free: what `generate` would write, aligned afterwards.")
+]
+BeamsOption = Annotated[
+    int, typer.Option(help="Hypotheses that grounded decoding keeps; slower, a little better.")
+]
 
 DEMO: tuple[tuple[str, str, dict[str, str]], ...] = (
     (
@@ -248,10 +254,10 @@ def _is_utf8(text: str) -> bool:
     return True
 
 
-def _load(model: str | None, form: str | None, consistent: bool = False) -> Tagger:
+def _load(model: str | None, form: str | None, **options: Any) -> Tagger:
     import nomina
 
-    return nomina.load(model, format=form, consistent=consistent)
+    return nomina.load(model, format=form, **options)
 
 
 def register(app: typer.Typer) -> None:
@@ -300,6 +306,8 @@ def register(app: typer.Typer) -> None:
             bool,
             typer.Option("--consistent", help="Let mentions of one string in one text agree."),
         ] = False,
+        decoding: DecodingOption = "grounded",
+        beams: BeamsOption = 1,
         output: Annotated[
             str, typer.Option(help="table, text, jsonl or html; jsonl if piped, else table.")
         ] = "",
@@ -318,7 +326,7 @@ def register(app: typer.Typer) -> None:
             if skip_errors is not None and str(skip_errors) in files:
                 raise typer.BadParameter(f"--skip-errors would overwrite the input {skip_errors}")
             report = Report() if skip_errors is None else SideFile(skip_errors)
-            tagger = _load(model, form, consistent)
+            tagger = _load(model, form, consistent=consistent, decoding=decoding, num_beams=beams)
             sources = _sources(texts or (), files, report, text_column)
             found = documents(tagger, sources, label_set, threshold=threshold)
             names_files = len(files) > 1 or any(Path(name).is_dir() for name in files)

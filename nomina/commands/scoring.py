@@ -18,6 +18,7 @@ import typer
 
 from nomina import calibration, reports
 from nomina.analysis import Analysis, analyze
+from nomina.commands.extract import BeamsOption, DecodingOption
 from nomina.comparison import Comparison, compare_average
 from nomina.corpora import read_corpus
 from nomina.entities import normalize_label
@@ -276,6 +277,8 @@ class EvaluationPlan:
             of `label_cards.jsonl` in `NOMINA_DATA`.
         drop: Further labels to leave out.
         fits_temperature: Whether to fit a temperature on what was predicted and save it.
+        decoding: "grounded" or "free".
+        num_beams: Hypotheses that grounded decoding keeps.
     """
 
     model: str = ""
@@ -288,8 +291,15 @@ class EvaluationPlan:
     has_definitions: bool = False
     drop: tuple[str, ...] = ()
     fits_temperature: bool = False
+    decoding: str = "grounded"
+    num_beams: int = 1
 
     def __post_init__(self) -> None:
+        if self.fits_temperature and self.decoding != "grounded":
+            raise DataError(
+                "--fit-temperature is for the scores of grounded decoding, was given with "
+                f"--decoding {self.decoding}"
+            )
         if not 0 <= self.threshold <= 1:
             raise DataError(f"--threshold must be from 0 to 1, was: {self.threshold}")
         if self.limit is not None and self.limit < 1:
@@ -334,8 +344,15 @@ def evaluate_model(
         "threshold": plan.threshold,
         "definitions": plan.has_definitions,
         "drop": list(plan.drop),
+        # Only what is not the default, so that runs from before these settings can go on.
+        **({"decoding": plan.decoding} if plan.decoding != "grounded" else {}),
+        **({"num_beams": plan.num_beams} if plan.num_beams != 1 else {}),
     }
-    loader = load or _load
+
+    def load_default(model: str | None) -> Tagger:
+        return _load(model, plan.decoding, plan.num_beams)
+
+    loader = load or load_default
 
     def load_tagger() -> Tagger:
         return loader(plan.model or None)
@@ -351,10 +368,11 @@ def evaluate_model(
     )
 
 
-def _load(model: str | None) -> Tagger:
+def _load(model: str | None, decoding: str, num_beams: int) -> Tagger:
     import nomina
 
-    return cast("Tagger", nomina.load(model))  # type: ignore[attr-defined, unused-ignore]
+    options: dict[str, Any] = {"decoding": decoding, "num_beams": num_beams}
+    return cast("Tagger", nomina.load(model, **options))  # type: ignore[attr-defined, unused-ignore]
 
 
 def _tasks(
@@ -672,6 +690,8 @@ def evaluate_command(
         bool,
         typer.Option("--fit-temperature", help="Fit a temperature and save it with the model."),
     ] = False,
+    decoding: DecodingOption = "grounded",
+    beams: BeamsOption = 1,
     output: Annotated[
         Path | None,
         typer.Option(help="Folder of the run. Default: nomina-evaluation/MODEL."),
@@ -698,6 +718,8 @@ def evaluate_command(
             definitions,
             tuple(drop or ()),
             fit_temperature,
+            decoding,
+            beams,
         )
         outputs = Outputs(report, output, _seen(seen_labels))
         with _progress() as show:
