@@ -36,7 +36,7 @@ class Tagger(Protocol):
     """What `nomina.load` returns, as far as a run needs it."""
 
     def pipe(
-        self, inputs: Iterable[Any], *, labels: LabelSet, threshold: float
+        self, inputs: Iterable[Any], *, labels: LabelSet, threshold: float | None
     ) -> Iterator[Document]:
         """Yield a document for each input, in order, lazily."""
         ...
@@ -134,7 +134,7 @@ def run_tasks(
     folder: str | Path,
     settings: Mapping[str, Any],
     *,
-    threshold: float = 0.0,
+    threshold: float | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Run:
     """Predict tasks, saving each sentence as it comes; go on with a killed run.
@@ -144,7 +144,7 @@ def run_tasks(
         tasks: What to predict.
         folder: Where the run is kept.
         settings: What makes two runs the same: model, corpora, limits.
-        threshold: Entities below this score are not predicted.
+        threshold: Entities below this score are not predicted. Defaults to the model's own.
         progress: Called with a task's name, sentences done and sentences in all.
 
     Raises:
@@ -271,7 +271,7 @@ def _predict(
     tagger: Callable[[], Tagger],
     task: Task,
     start: int,
-    threshold: float,
+    threshold: float | None,
     problems: Problems,
     clock: _Clock,
 ) -> Iterator[Prediction]:

@@ -313,7 +313,7 @@ class ScriptedTagger:
                 for word, (a, b) in zip(example.words, example.offsets, strict=True)
                 if word[0].isupper()
             )
-            kept = tuple(e for e in entities if e.score >= threshold)
+            kept = tuple(e for e in entities if e.score >= (threshold or 0))
             yield Document(example.text, kept)
 
 
@@ -380,7 +380,7 @@ def test_an_unfinished_run_of_other_settings_is_not_touched(data, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         evaluate_model(plan, outputs, load=lambda name: ScriptedTagger(fail_after=3))
     other = EvaluationPlan(data=("mine:dev",), threshold=0.5)
-    with pytest.raises(DataError, match=r"threshold: 0\.0 -> 0\.5"):
+    with pytest.raises(DataError, match=r"threshold: None -> 0\.5"):
         evaluate_model(other, outputs, load=lambda name: ScriptedTagger())
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("mine")

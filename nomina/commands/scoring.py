@@ -272,7 +272,8 @@ class EvaluationPlan:
         metrics: Names of metrics.
         limit: Sentences of each corpus, drawn with `seed`; all if nothing.
         seed: Seed of the draw and of the bootstrap.
-        threshold: Entities below this score are not predicted.
+        threshold: Entities below this score are not predicted. Defaults to the model's own, or to 0
+            where a temperature is fitted, which needs them all.
         has_definitions: Whether labels are asked for with definitions: the corpus's own, or those
             of `label_cards.jsonl` in `NOMINA_DATA`.
         drop: Further labels to leave out.
@@ -287,7 +288,7 @@ class EvaluationPlan:
     metrics: tuple[str, ...] = ()
     limit: int | None = None
     seed: int = 0
-    threshold: float = 0.0
+    threshold: float | None = None
     has_definitions: bool = False
     drop: tuple[str, ...] = ()
     fits_temperature: bool = False
@@ -300,7 +301,7 @@ class EvaluationPlan:
                 "--fit-temperature is for the scores of grounded decoding, was given with "
                 f"--decoding {self.decoding}"
             )
-        if not 0 <= self.threshold <= 1:
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise DataError(f"--threshold must be from 0 to 1, was: {self.threshold}")
         if self.limit is not None and self.limit < 1:
             raise DataError(f"--limit must be at least 1, was: {self.limit}")
@@ -357,9 +358,8 @@ def evaluate_model(
     def load_tagger() -> Tagger:
         return loader(plan.model or None)
 
-    run = run_tasks(
-        load_tagger, tasks, folder, settings, threshold=plan.threshold, progress=progress
-    )
+    threshold = 0.0 if plan.threshold is None and plan.fits_temperature else plan.threshold
+    run = run_tasks(load_tagger, tasks, folder, settings, threshold=threshold, progress=progress)
     notes += _run_notes(run, folder)
     if plan.fits_temperature:
         notes.append(_fit(run, name, folder))
@@ -681,7 +681,10 @@ def evaluate_command(
         int | None, typer.Option(help="Sentences of each corpus, drawn at random.")
     ] = None,
     seed: _SeedOption = 0,
-    threshold: Annotated[float, typer.Option(help="Drop entities with a lower score.")] = 0.0,
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="Drop entities with a lower score. Default: the model's own threshold."),
+    ] = None,
     definitions: Annotated[
         bool, typer.Option("--definitions/--no-definitions", help="Define labels in the prompt.")
     ] = False,
