@@ -81,15 +81,22 @@ def fixed(tagger, **config):
 
 def test_entities_and_scores_are_the_taggers(make, local):
     doc = make()(TEXT)
-    assert found(doc) == want(local(TEXT, LABELS)) != []
+    same_but_rounded(found(doc), want(local(TEXT, LABELS)))
+    assert found(doc)
     assert [e.text for e in doc.ents] == [TEXT[e.start_char : e.end_char] for e in doc.ents]
 
 
 def test_definitions_and_thresholds_are_the_taggers(make, local):
     labels = {"actor": "a person", "year": {"definition": "a date", "examples": ["1980"]}}
-    assert found(make(labels=labels)(TEXT)) == want(local(TEXT, labels))
+    same_but_rounded(found(make(labels=labels)(TEXT)), want(local(TEXT, labels)))
     plain = make(labels=labels, definitions=False, threshold=0.3)(TEXT)
-    assert found(plain) == want(local(TEXT, list(labels), threshold=0.3))
+    same_but_rounded(found(plain), want(local(TEXT, list(labels), threshold=0.3)))
+
+
+def same_but_rounded(one, other):
+    """Scores differ in bfloat16 with how far the engine guessed ahead."""
+    assert [x[:3] for x in one] == [x[:3] for x in other]
+    assert [x[3] for x in one] == pytest.approx([x[3] for x in other], abs=0.02)
 
 
 def test_a_stream_gives_what_calls_give_and_keeps_its_context(make):

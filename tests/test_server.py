@@ -82,6 +82,9 @@ class ScriptedTagger:
                 yield number, document
                 number += 1
 
+    def pipe_many(self, items, *, threshold=None):
+        return (document for _, document in self.pipe_as_done(items, threshold=threshold))
+
     def _document(self, text, labels, threshold):
         if "FAIL" in text:
             raise RuntimeError(f"the secret text was {text}")
