@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 
 import pytest
@@ -56,26 +57,29 @@ def test_old_checkpoints_go(checkpoints, weights, optimizer):
     assert names(checkpoints) == ["best-000004", "step-000006"]
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def full_disk():
-    """No file may grow beyond 3,000 bytes: writes fail as they do on a full disk."""
+    """No file may grow beyond 3,000 bytes: writes fail as they do on a full disk.
+
+    Lifted before the test ends, as pytest's own output may go to a longer file.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
-    def fill():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (3000, before[1]))
 
-    yield fill
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-def test_a_full_disk_loses_no_checkpoint(checkpoints, weights, optimizer, full_disk):
+def test_a_full_disk_loses_no_checkpoint(checkpoints, weights, optimizer):
     assert checkpoints.save(RunState(step=1), weights, optimizer) == ""
     checkpoints.save_best(1, lambda folder: (folder / "x").write_text("good"))
     kept = (checkpoints.folder / "step-000001" / "state.safetensors").read_bytes()
-    full_disk()
-    problem = checkpoints.save(RunState(step=2, best_step=1), weights, optimizer)
+    with full_disk():
+        problem = checkpoints.save(RunState(step=2, best_step=1), weights, optimizer)
     assert "was not written" in problem
-    problem = checkpoints.save_best(2, lambda folder: (folder / "x").write_text("x" * 9000))
+    with full_disk():
+        problem = checkpoints.save_best(2, lambda folder: (folder / "x").write_text("x" * 9000))
     assert "was not written" in problem
     assert names(checkpoints) == ["best-000001", "step-000001"]
     assert (checkpoints.folder / "step-000001" / "state.safetensors").read_bytes() == kept
