@@ -136,7 +136,8 @@ class Tagger:
             text: Any string; or an `Example`, whose own words are then the units that entities
                 are made of (its gold entities are not looked at).
             labels: What to look for: names, or names with definitions.
-            threshold: Entities scored below it are left out. Defaults to the model's own.
+            threshold: Entities scored below it are left out. Defaults to the model's own, and to
+                0 in free decoding, whose scores it is not made for.
             definitions: Whether the model is shown definitions, where there are any.
             demonstrations: Solved examples to show to the model. They cost time in every call.
 
@@ -248,9 +249,11 @@ class Tagger:
         yield from finished()
 
     def _limit(self, threshold: float | None) -> float:
-        limit = self.model.config.threshold if threshold is None else threshold
+        limit = threshold
+        if limit is None:  # the model's own is for grounded scores
+            limit = 0.0 if isinstance(self.engine, Generator) else self.model.config.threshold
         if not 0 <= limit <= 1:
-            raise TextError(f"threshold must be a probability from 0 to 1, was: {threshold}")
+            raise TextError(f"threshold must be a probability from 0 to 1, was: {limit}")
         return limit
 
     def _document(self, job: _Job, limit: float) -> Document:

@@ -71,6 +71,8 @@ class MixtureConfig:
         p_general: Ask for a kind beside its finer types, over passages of open types: what has a
             finer type keeps it, so the most specific label wins (as in CrossNER, where a musician
             is no `person`).
+        p_sibling: Ask for absent types of the same kind beside those of a passage of open types
+            (`poem` where a book is named), so that a label is chosen by what it means.
         p_define: Show definitions.
         p_demonstrate: Show one or two solved examples of the same corpus.
         p_symbol: Hide a defined label behind a symbol (symbol tuning, Wei et al. 2023).
@@ -92,6 +94,7 @@ class MixtureConfig:
     p_rename: float = 0.2
     p_broader: float = 0.08
     p_general: float = 0.35
+    p_sibling: float = 0.3
     p_define: float = 0.25
     p_demonstrate: float = 0.03
     p_symbol: float = 0.02
@@ -250,6 +253,10 @@ class Mixture:
             for row in self.corpora[name]
             for span in row.spans
         ] or [label.name for labels in label_sets.values() for label in labels]
+        self._siblings: dict[str, list[str]] = {}
+        for label in self._open_types:
+            if kind := self.cards.kind(label):
+                self._siblings.setdefault(kind, []).append(label)
 
     def _weights(self) -> dict[str, float]:
         shares = dict(self.config.shares or {})
@@ -350,6 +357,8 @@ class Mixture:
                 absent = rng.sample(absent, count)
         else:
             absent = self._foreign(present, rng.randint(1, config.max_absent), rng)
+            if present and rng.random() < config.p_sibling:
+                absent += self._foreign_siblings([*present, *absent], present, rng)
         if len(present) > 1:
             present = [x for x in present if rng.random() >= config.p_drop_present] or present[:1]
         if own is not None and rng.random() < config.p_foreign and not example.labels:
@@ -370,6 +379,18 @@ class Mixture:
             label = rng.choice(self._open_types)
             if not any(self.cards.may_overlap(label, other) for other in (*avoid, *found)):
                 found.append(label)
+        return found
+
+    def _foreign_siblings(
+        self, avoid: Sequence[str], present: Sequence[str], rng: random.Random
+    ) -> list[str]:
+        """Draw absent types, one each of the kinds of up to three types of the passage."""
+        found: list[str] = []
+        for label in rng.sample(present, min(len(present), rng.randint(1, 3))):
+            for other in rng.choices(self._siblings.get(self.cards.kind(label), [label]), k=4):
+                if not any(self.cards.may_overlap(other, name) for name in (*avoid, *found)):
+                    found.append(other)
+                    break
         return found
 
     def _general(

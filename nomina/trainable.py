@@ -109,7 +109,10 @@ def load_trainable(recipe: Recipe) -> Trainable:
             model.config = config
         if rank != recipe.rank:
             notes.append(f"the adapter {recipe.base!r} goes on with its own rank, {rank}")
-    model.config = dataclasses.replace(model.config, format=recipe.format or model.config.format)
+    # A threshold was chosen for the scores of the model that training starts from.
+    model.config = dataclasses.replace(
+        model.config, format=recipe.format or model.config.format, threshold=0.0
+    )
     model.format = get_format(model.config.format)
     return Trainable(model, recipe.method, _spelled(recipe.base), _spelled(base), tuple(notes))
 

@@ -28,6 +28,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from nomina.base import quiet_libraries
 from nomina.batches import Batches, Encoded, Place, by_tokens, collate, encode, pack
+from nomina.calibration import Calibration, fit_temperature
 from nomina.checkpoints import Checkpoints, replace_folder
 from nomina.errors import DataError, MissingExtraError, RecipeError
 from nomina.extractor import Tagger
@@ -63,6 +64,8 @@ _RESERVED = frozenset(
     "remove_unused_columns max_grad_norm weight_decay adam_beta1 adam_beta2 adam_epsilon "
     "auto_find_batch_size".split()
 )
+
+_MIN_TO_CALIBRATE = 20  # entities found on dev
 
 
 @dataclass(frozen=True)
@@ -326,23 +329,23 @@ class _Run:
             state.best_f1,
         )
 
-    def evaluate(self) -> float:
-        """Return strict F1 on dev: of each set, then their mean."""
+    def evaluate(self) -> tuple[float, Calibration | None]:
+        """Return strict F1 on dev, of each set, then their mean; and a calibration fitted there."""
         model = self.trainable.model
         model.module.eval()
-        scores = []
+        f1s, found = [], _Found()
         with plain_layers(model.module):
             for dev in self.material.dev:
-                counts = _count(Tagger(model), dev, self.rank, self.size)
+                parts = [_find(Tagger(model), dev, self.rank, self.size)]
                 if self.size > 1:
-                    shared = torch.tensor(counts, device=model.device)
-                    torch.distributed.all_reduce(shared)
-                    counts = shared.tolist()
-                correct, predicted, gold = counts
-                scores.append(2 * correct / max(predicted + gold, 1))
-        return sum(scores) / len(scores)
+                    parts *= self.size
+                    torch.distributed.all_gather_object(parts, parts[self.rank])
+                of_set = sum(parts, _Found())
+                f1s.append(of_set.f1)
+                found += of_set
+        return sum(f1s) / len(f1s), found.calibration()
 
-    def note_f1(self, f1: float) -> None:
+    def note_f1(self, f1: float, calibration: Calibration | None) -> None:
         """Take note of an evaluation, and keep the model if it is the best so far."""
         state = self.state
         state.dev_f1 = f1
@@ -351,9 +354,13 @@ class _Run:
             state.best_f1, state.best_step, state.num_worse = f1, state.step, 0
             if self.rank == 0 and not self.is_sharded:
                 card = self.card()
-                problem = self.checkpoints.save_best(
-                    state.step, lambda folder: self.trainable.save(folder, card)
-                )
+
+                def write(folder: Path) -> None:
+                    self.trainable.save(folder, card)
+                    if calibration is not None:
+                        calibration.save(folder)
+
+                problem = self.checkpoints.save_best(state.step, write)
                 if problem:
                     self.tell(problem)
 
@@ -441,19 +448,47 @@ def _shown(value: Any) -> str:
     return ", ".join(value) if isinstance(value, (list, tuple)) else str(value)
 
 
-def _count(tagger: Tagger, dev: DevSet, rank: int, size: int) -> list[int]:
-    """Count right, predicted and gold entities of this process's part of a dev set."""
+@dataclass(frozen=True)
+class _Found:
+    """What was found on dev: how many gold entities there are, and each score with its outcome."""
+
+    num_gold: int = 0
+    scores: tuple[float, ...] = ()
+    correct: tuple[bool, ...] = ()
+
+    def __add__(self, other: _Found) -> _Found:
+        return _Found(
+            self.num_gold + other.num_gold,
+            self.scores + other.scores,
+            self.correct + other.correct,
+        )
+
+    @property
+    def f1(self) -> float:
+        return 2 * sum(self.correct) / max(len(self.scores) + self.num_gold, 1)
+
+    def calibration(self) -> Calibration | None:
+        """Return a calibration; None if there are too few entities to fit it on."""
+        if len(self.scores) < _MIN_TO_CALIBRATE or len(set(self.correct)) < 2:
+            return None
+        return fit_temperature(self.scores, self.correct)
+
+
+def _find(tagger: Tagger, dev: DevSet, rank: int, size: int) -> _Found:
+    """Find the entities of this process's part of a dev set."""
     rows = list(dev.examples)[rank::size]
     # Sentences of one label set together share a prompt.
     rows.sort(key=lambda row: row.labels.names if row.labels else ())
     items = [(row, row.labels or dev.labels) for row in rows]
-    counts = [0, 0, 0]
-    found = tagger.pipe_many(items, threshold=0.0)
-    for row, document in zip(rows, found, strict=True):
-        have = {(e.start, e.end, e.label) for e in document.entities}
+    found = _Found()
+    for row, document in zip(rows, tagger.pipe_many(items, threshold=0.0), strict=True):
         want = {(e.start, e.end, e.label) for e in row.entities()}
-        counts = [counts[0] + len(have & want), counts[1] + len(have), counts[2] + len(want)]
-    return counts
+        found += _Found(
+            len(want),
+            tuple(e.score for e in document.entities),
+            tuple((e.start, e.end, e.label) in want for e in document.entities),
+        )
+    return found
 
 
 # --------------------------------------------------------------------------------------------------
@@ -557,7 +592,7 @@ class _Steps(TrainerCallback):  # type: ignore[misc, unused-ignore]
         is_last = now.step >= recipe.steps
         is_due = bool(run.material.dev) and (now.step % run.evaluate_every == 0 or is_last)
         if is_due:
-            run.note_f1(run.evaluate())
+            run.note_f1(*run.evaluate())
             if run.is_stopped():
                 control.should_training_stop = True
         if run.report is not None and run.rank == 0:

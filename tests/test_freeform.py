@@ -85,6 +85,13 @@ def test_taggers_that_decode_freely_keep_the_promises(build_model, family, form)
     assert len(dict(beams.pipe_as_done([items[2], None]))) == 1
 
 
+def test_the_threshold_of_a_model_is_not_for_free_scores(build_model):
+    tagger = Tagger(build_model("llama", threshold=1.0), decoding="free", max_new_tokens=5)
+    assert tagger._limit(None) == 0
+    assert tagger._limit(0.3) == 0.3
+    assert Tagger(tagger.model)._limit(None) == 1
+
+
 def test_unknown_decodings_are_refused(build_model):
     with pytest.raises(ModelError, match="'grounded' or 'free', was: 'greedy'"):
         Tagger(build_model("llama"), decoding="greedy")

@@ -20,7 +20,7 @@ from nomina.errors import DataError, NominaError, RecipeError
 from nomina.extractor import Tagger
 from nomina.mixture import Question
 from nomina.models import LanguageModel, ModelConfig, load_model
-from nomina.training import Recipe, collate, encode, train
+from nomina.training import Recipe, _Found, collate, encode, train
 
 ROWS = [
     Example.from_tags(["in", "Oslo", "now"], ["O", "B-city", "O"]),
@@ -165,12 +165,15 @@ def test_two_processes_are_one_with_twice_the_batch(folder):
 
 def test_an_adapter_is_trained_further(folder):
     first = train(Recipe.of(values(folder, output=f"{folder}/first", steps=3)))
+    of_first = json.loads((first / "nomina.json").read_text())
+    (first / "nomina.json").write_text(json.dumps({**of_first, "threshold": 0.5}))
     notes = []
     made = values(folder, base=str(first), rank=9, steps=1, learning_rate=1e-6)
     second = train(Recipe.of(made), note=notes.append)
     assert any("its own rank, 4" in note for note in notes)
     config = json.loads((second / "nomina.json").read_text())
     assert config["base"] == f"{folder}/llama"
+    assert config["threshold"] == 0  # that of the first was for its own scores
     old, new = load_file(first / WEIGHTS), load_file(second / WEIGHTS)
     assert old.keys() == new.keys()
     assert all(torch.allclose(old[key], new[key], atol=1e-4) for key in old)
@@ -194,6 +197,17 @@ def test_the_loss_on_tokens_trains(folder):
     made = values(folder, objective="tokens", steps=8, dev_share=0.0)
     train(Recipe.of(made), lambda now: losses.append(now.loss))
     assert losses[-1] < losses[0]
+
+
+def test_scores_are_calibrated_on_dev_if_there_are_enough():
+    few = _Found(3, (0.9, 0.8), (True, False))
+    assert few.f1 == pytest.approx(2 / 5)
+    assert few.calibration() is None
+    many = sum([few] * 20, _Found())
+    assert many.f1 == few.f1
+    assert many.calibration().temperature > 1  # half right, scored 0.85
+    assert _Found(50, (0.9,) * 50, (True,) * 50).calibration() is None
+    assert _Found().f1 == 0
 
 
 def test_patience_ends_a_run_and_the_best_is_kept(folder):
