@@ -9,34 +9,17 @@ completion is compared, id for id.
 
 import argparse
 import json
-import random
 import statistics
 import sys
 import time
 
 import torch
+from decoding import build
 
 import nomina
 from nomina.corpora import read_corpus
 from nomina.drafting import DraftConfig
-from nomina.engine import Request
-from nomina.entities import LabelSet
-from nomina.formats import Sentence
 from nomina.generation import Generator
-from nomina.grounding import Grounding
-
-
-def build(model, corpus, count, seed):
-    names = [name for name in corpus.labels.names if name not in ("miscellaneous", "else")]
-    labels = LabelSet.of(names)
-    requests = []
-    for example in random.Random(seed).sample(corpus.examples, count):
-        sentence = Sentence.of(example.text, example.offsets)
-        prompt = model.format.prompt(sentence, labels, False)
-        grounding = Grounding(model.format, sentence, labels.names, model.lexicon)
-        ids = tuple(model.prefix_ids(prompt)), tuple(model.sentence_ids(prompt))
-        requests.append(Request(*ids, grounding))
-    return requests
 
 
 @torch.inference_mode()

@@ -224,13 +224,7 @@ class Reading(NamedTuple):
 
 
 class Reader(Protocol):
-    """Reads drafts with a model and keeps what it can between readings.
-
-    Attributes:
-        keeps: Whether what was read need not be read again.
-    """
-
-    keeps: bool
+    """Reads drafts with a model and keeps what it can between readings."""
 
     def read(self, drafts: Sequence[Draft], slots: Sequence[int]) -> list[Reading]:
         """Run the model once over the unread part of each draft."""
@@ -272,8 +266,6 @@ def _split(
 
 class EncoderDecoderReader:
     """Reads with an encoder-decoder model: each prompt once, and the decoder's tokens once."""
-
-    keeps = True
 
     def __init__(self, model: LanguageModel, config: EngineConfig) -> None:
         self._model = model
@@ -533,8 +525,6 @@ AttentionInterface.register(PACKED, packed_attention)
 class PackedReader:
     """Reads with a decoder-only model: tokens of all rows packed, keys and values kept."""
 
-    keeps = True
-
     def __init__(self, model: LanguageModel, config: EngineConfig) -> None:
         self._model = model
         self._config = config
@@ -633,6 +623,33 @@ def _no_mask(config: Any) -> Any:
 # --------------------------------------------------------------------------------------------------
 
 
+_END: Any = object()
+
+
+class Intake:
+    """Takes requests from a stream that may have nothing to give now.
+
+    Attributes:
+        is_ended: Whether there will be no more.
+    """
+
+    def __init__(self, requests: Iterable[Request | None]) -> None:
+        self._requests = iter(requests)
+        self.is_ended = False
+
+    def take(self, is_idle: bool) -> Request | None:
+        """Return the next request, or None: nothing now, which is the end if all else is done."""
+        if self.is_ended:
+            return None
+        with torch.inference_mode(False):  # the stream runs code of others
+            request = next(self._requests, _END)
+        if request is None or request is _END:
+            self.is_ended = request is _END or is_idle
+            return None
+        taken: Request = request
+        return taken
+
+
 class Engine:
     """Decodes a stream of requests.
 
@@ -654,8 +671,6 @@ class Engine:
 
         A token read in vain costs 1; one that is right saves its part of another reading.
         """
-        if not self._reader.keeps:
-            return 0.0  # every reading is of the whole draft
         saved = self.config.pass_tokens / (num_rows * _STEP)
         return 1 / (1 + saved)
 
@@ -677,12 +692,11 @@ class Engine:
     def _decode(
         self, requests: Iterable[Request | None], is_ordered: bool
     ) -> Iterator[tuple[int, Path]]:
-        todo = iter(requests)
+        intake = Intake(requests)
         slots = list(range(self.config.max_rows))  # a heap: rows lie together in the store
         active: dict[int, tuple[int, Draft]] = {}  # slot -> number of the request, draft
         done: dict[int, Path] = {}
         num_taken = num_given = 0
-        is_exhausted = False
         waiting: Draft | None = None
         while True:
             budget = self.config.max_pass_tokens
@@ -694,12 +708,10 @@ class Engine:
                     budget -= cost
             # Only look ahead a few rows past the one that is owed, so that results keep flowing.
             most_ahead = 4 * self.config.max_rows if is_ordered else math.inf
-            while slots and not is_exhausted and num_taken - num_given < most_ahead:
+            while slots and num_taken - num_given < most_ahead:
                 if waiting is None:
-                    with torch.inference_mode(False):
-                        request = next(todo, _END)
-                    if request is None or request is _END:
-                        is_exhausted = request is _END or not active
+                    request = intake.take(is_idle=not active)
+                    if request is None:
                         break
                     waiting = Draft(request)
                 if waiting.is_done:
@@ -724,7 +736,7 @@ class Engine:
                 number = num_given if is_ordered else next(iter(done))
                 yield number, done.pop(number)
                 num_given += 1
-            if is_exhausted and not active and not done and waiting is None:
+            if intake.is_ended and not active and not done and waiting is None:
                 return
 
     def _fits(self, active: dict[int, tuple[int, Draft]], draft: Draft) -> bool:
@@ -758,7 +770,6 @@ class Engine:
                 usage.floor_tokens += len(draft.request.sentence_ids) + num_read
 
 
-_END: Any = object()
 _STEP = 8  # tokens that a reading is taken to make sure of
 
 

@@ -32,6 +32,7 @@ from nomina.formats import Sentence, get_format
 from nomina.freeform import read_completion
 from nomina.generation import Completion, Generator
 from nomina.grounding import Grounding
+from nomina.kernels import pack_linears
 from nomina.models import LanguageModel, load_model
 
 Labels = LabelSet | Mapping[str, Any] | Iterable[str | Label]
@@ -462,6 +463,7 @@ def load(
     if format is not None:
         model.format = get_format(format)
         model.config = dataclasses.replace(model.config, format=format)
+    pack_linears(model.module)
     folder = model.folder
     # The calibration was fitted on the scores of grounded decoding.
     calibration = Calibration.load(folder) if folder and decoding == "grounded" else None

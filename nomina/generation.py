@@ -25,13 +25,12 @@ import torch
 
 from nomina.decoders import CachedDecoder
 from nomina.drafting import DraftConfig, Drafter
-from nomina.engine import EngineConfig, PackedReader, Request, Usage, choose
+from nomina.engine import EngineConfig, Intake, PackedReader, Request, Usage, choose
 from nomina.errors import ModelError
 from nomina.models import LanguageModel
 
 # What GNER's own evaluation allows (its scripts say `max_new_tokens 640`).
 DEFAULT_NEW_TOKENS = 640
-_END: Any = object()
 _HEAD_ROWS = 32  # positions that the head is run over at a time
 
 
@@ -178,24 +177,18 @@ class Generator:
     def _decode(
         self, requests: Iterable[Request | None], is_ordered: bool
     ) -> Iterator[tuple[int, Completion]]:
-        todo = iter(requests)
+        intake = Intake(requests)
         slots = list(range(self.config.max_rows))
         active: dict[int, _Row] = {}
         done: dict[int, Completion] = {}
         waiting: Request | None = None
-        request: Any
         num_taken = num_given = 0
-        is_exhausted = False
         while True:
             most_ahead = 4 * self.config.max_rows if is_ordered else math.inf
-            while slots and not is_exhausted and num_taken - num_given < most_ahead:
+            while slots and num_taken - num_given < most_ahead:
+                waiting = waiting or intake.take(is_idle=not active)
                 if waiting is None:
-                    with torch.inference_mode(False):
-                        request = next(todo, _END)
-                    if request is None or request is _END:
-                        is_exhausted = request is _END or not active
-                        break
-                    waiting = request
+                    break
                 if active and not self._fits(active, waiting):
                     break
                 slot = slots.pop()
@@ -214,7 +207,7 @@ class Generator:
                 number = num_given if is_ordered else next(iter(done))
                 yield number, done.pop(number)
                 num_given += 1
-            if is_exhausted and not active and waiting is None:
+            if intake.is_ended and not active and waiting is None:
                 return
 
     def _fits(self, active: dict[int, _Row], request: Request) -> bool:

@@ -1,0 +1,46 @@
+"""Packed layers give the numbers of the layers that they stand for."""
+
+import copy
+
+import pytest
+import torch
+from conftest import build_module
+from torch import nn
+
+from nomina.kernels import pack_linears
+
+pytestmark = pytest.mark.skipif(
+    not torch.backends.mkldnn.is_available(), reason="torch was built without oneDNN"
+)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("shape", [(1, 24), (7, 24), (2, 65, 24)])
+def test_a_packed_layer_is_the_layer(bias, shape):
+    layer = nn.Linear(24, 40, bias=bias, dtype=torch.bfloat16)
+    want = nn.Sequential(copy.deepcopy(layer))
+    have = nn.Sequential(layer)
+    assert pack_linears(have) == 1
+    x = torch.randn(shape, dtype=torch.bfloat16)
+    with torch.inference_mode():
+        torch.testing.assert_close(have(x), want(x), rtol=0.01, atol=0.01)
+    assert have.state_dict().keys() == want.state_dict().keys()
+
+
+@pytest.mark.parametrize("family", ["gemma3", "llama", "t5"])
+def test_models_read_as_before(family):
+    want = build_module(family, 300).to(torch.bfloat16)
+    have = copy.deepcopy(want)
+    assert pack_linears(have) > 4
+    assert "forward" not in vars(have.get_output_embeddings())
+    ids = {"input_ids": torch.arange(2, 30).unsqueeze(0)}
+    if family == "t5":
+        ids["decoder_input_ids"] = ids["input_ids"]
+    with torch.inference_mode():
+        torch.testing.assert_close(have(**ids).logits, want(**ids).logits, rtol=0.05, atol=0.05)
+
+
+def test_float32_is_left_alone():
+    layer = nn.Linear(4, 4)
+    assert pack_linears(nn.Sequential(layer)) == 0
+    assert "forward" not in vars(layer)
