@@ -608,7 +608,7 @@ def _inner(optimizer: Any) -> MasterAdamW:
     return inner
 
 
-def _float_hook(group: Any, bucket: Any) -> Any:
+def _average(bucket: Any) -> Any:
     """Average gradients in float32: the sum of many bfloat16 numbers would lose the small ones."""
     total = bucket.buffer().float()
     size = torch.distributed.get_world_size()
@@ -620,4 +620,5 @@ def average_in_float32(model: Any) -> None:
     """Let a data-parallel model average its gradients in float32."""
     is_float = all(p.dtype == torch.float32 for p in model.parameters() if p.requires_grad)
     if isinstance(model, DistributedDataParallel) and not is_float:
-        model.register_comm_hook(None, _float_hook)
+        # torch compares the annotations of a hook with classes, and ours are strings
+        model.register_comm_hook(None, lambda state, bucket: _average(bucket))

@@ -20,7 +20,7 @@ from nomina.errors import DataError, NominaError, RecipeError
 from nomina.extractor import Tagger
 from nomina.mixture import Question
 from nomina.models import LanguageModel, ModelConfig, load_model
-from nomina.training import Recipe, _Found, collate, encode, train
+from nomina.training import Recipe, _Found, average_in_float32, collate, encode, train
 
 ROWS = [
     Example.from_tags(["in", "Oslo", "now"], ["O", "B-city", "O"]),
@@ -161,6 +161,21 @@ def test_two_processes_are_one_with_twice_the_batch(folder):
     have = load_file(folder / "out" / WEIGHTS)
     for name, tensor in load_file(want / WEIGHTS).items():
         assert torch.allclose(tensor, have[name], atol=2e-4), name
+
+
+def test_gradients_in_bfloat16_are_averaged_in_float32(tmp_path):
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
+    )
+    try:
+        layer = torch.nn.Linear(3, 2, dtype=torch.bfloat16)
+        model = torch.nn.parallel.DistributedDataParallel(layer)
+        average_in_float32(model)
+        model(torch.ones(4, 3, dtype=torch.bfloat16)).sum().backward()
+        assert layer.weight.grad.dtype == torch.bfloat16
+        assert layer.weight.grad.tolist() == [[4.0] * 3] * 2
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_an_adapter_is_trained_further(folder):
