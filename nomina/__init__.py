@@ -1,6 +1,7 @@
 """nomina: exact, fast, scored entity extraction with a language model.
 
-Importing it loads neither torch nor transformers; what needs them is resolved on first use.
+Importing it loads neither torch nor transformers; what needs them is resolved on first use. It says
+how torch's threads are to wait, if torch was not imported before (see `threads`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from nomina.errors import (
     TextError,
 )
 from nomina.labels import read_labels
+from nomina.threads import wait_briefly
 
 if TYPE_CHECKING:
     from nomina.client import Client
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from nomina.integrations.transformers import pipeline
 
 __version__ = "0.1.0"
+
+wait_briefly()
 
 __all__ = [
     "Client",

@@ -1,0 +1,29 @@
+"""How torch's threads wait for each other, decided before torch is loaded.
+
+Between two parallel loops libgomp's threads spin for up to a millisecond. If anything else runs on
+one of the cores, the thread that others wait for stands in line behind it, and they spin away whole
+time slices: a call of a tenth of a second took more than five seconds beside one busy process.
+Threads that spin a little and then sleep lose a tenth on a free machine and nothing like that on a
+busy one (`benchmarks/busy.py`). It is what libgomp itself does when it has more threads than cores.
+
+Knows environment variables; nothing of models.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+SPIN_COUNT = "1000"
+
+
+def wait_briefly() -> bool:
+    """Let the threads of libgomp sleep soon when they wait; return whether that was still possible.
+
+    What the user says with `GOMP_SPINCOUNT` or `OMP_WAIT_POLICY` stands. libgomp reads them when it
+    is loaded, so with torch imported before it is too late.
+    """
+    if "torch" in sys.modules or {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
+        return False
+    os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT
+    return True

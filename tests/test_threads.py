@@ -1,0 +1,32 @@
+"""How threads wait is said before torch is loaded, and only then."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from nomina.threads import SPIN_COUNT
+
+
+@pytest.mark.parametrize(
+    ("before", "environment", "want"),
+    [
+        ("", {}, SPIN_COUNT),
+        ("import torch", {}, "None"),  # too late
+        ("", {"GOMP_SPINCOUNT": "7"}, "7"),
+        ("", {"OMP_WAIT_POLICY": "active"}, "None"),
+    ],
+)
+def test_the_user_has_the_last_word(before, environment, want):
+    code = f"{before}\nimport nomina, os; print(os.environ.get('GOMP_SPINCOUNT'))"
+    names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    rest = {name: value for name, value in os.environ.items() if name not in names}
+    out = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**rest, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert out.stdout.strip() == want
