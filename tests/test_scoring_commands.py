@@ -13,14 +13,15 @@ import typer
 from typer.testing import CliRunner
 
 import nomina
+from nomina import scoring
 from nomina.calibration import Calibration
-from nomina.commands import scoring
-from nomina.commands.scoring import EvaluationPlan, Outputs, evaluate_model, register, score_files
+from nomina.commands.scoring import _seen, register
 from nomina.documents import Document
 from nomina.entities import Entity, Example, LabelSet, Span
 from nomina.errors import DataError
 from nomina.predictions import Prediction, Problems, read_predictions, write_predictions
 from nomina.runs import Task, file_name, to_words
+from nomina.scoring import EvaluationPlan, Outputs, evaluate_model, score_files
 
 app = typer.Typer()
 register(app)
@@ -431,7 +432,7 @@ def test_unseen_labels_alone_are_asked_for(data, tmp_path):
         evaluate_model(plan, Outputs(folder=tmp_path / "a"), load=lambda name: ScriptedTagger())
     for text in ("Miscellaneous\n", '["miscellaneous"]', '{"labels": ["miscellaneous"]}'):
         seen.write_text(text)
-        outputs = Outputs(folder=tmp_path / "b", seen_labels=scoring._seen(seen))
+        outputs = Outputs(folder=tmp_path / "b", seen_labels=_seen(seen))
         have = evaluate_model(plan, outputs, load=lambda name: ScriptedTagger())
         assert have.evaluation.average["strict"].f1 == 1
     assert list(have.analysis.by_seen) == ["unseen"]
@@ -490,7 +491,7 @@ def test_scoring_loads_no_torch(tmp_path):
     path = write_lines(tmp_path / "p.jsonl", [our_row()])
     code = (
         "import sys, pathlib\n"
-        "from nomina.commands.scoring import score_files\n"
+        "from nomina.scoring import score_files\n"
         f"score_files([pathlib.Path({str(path)!r})], ['all'])\n"
         "assert not {'torch', 'transformers'} & set(sys.modules)\n"
     )
