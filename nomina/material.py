@@ -107,15 +107,14 @@ def default_mixture(names: Sequence[str], settings: Mapping[str, Any]) -> Mixtur
 
     Args:
         names: Names of sets; those of no label set of their own (`open_types`, `task_sets`) are
-            annotated with open types. Defaults to the English ones marked `default_model`.
+            annotated with open types. Defaults to all that are marked `default_model`.
         settings: Of `MixtureConfig`.
 
     Raises:
         DataError: If a set is missing.
         RecipeError: If a setting is unknown or out of range.
     """
-    index = read_index()
-    names = names or [n for n in default_sets() if index[n]["language"].startswith("en")]
+    names = names or default_sets()
     config = _config(settings)
     corpora, label_sets = {}, {}
     for name in names:

@@ -9,7 +9,7 @@ import pytest
 
 from nomina.entities import Example, LabelSet
 from nomina.errors import DataError, RecipeError
-from nomina.mixture import Cards, Mixture, MixtureConfig
+from nomina.mixture import Card, Cards, Mixture, MixtureConfig
 
 CARDS = [
     ["person", "a human being", ["individual", "human"], "none"],
@@ -64,6 +64,26 @@ def test_a_kind_is_never_absent_where_its_finer_kind_is_annotated(cards):
             assert "person" not in absent
         if "city" in present:
             assert "location" not in absent
+
+
+def test_siblings_of_a_type_are_asked_for_beside_it(cards):
+    other = Example.from_tags(["in", "Lom", "now"], ["O", "B-village", "O"])
+    village = Card("village", "a small town", ("hamlet",), "location")
+    known = Cards({**{name: cards.get(name) for name in cards.names()}, "village": village})
+    shares = []
+    for p_sibling in (0.0, 1.0):
+        config = MixtureConfig(
+            p_sibling=p_sibling, p_rename=0, p_broader=0, p_general=0, p_symbol=0, p_merge=0
+        )
+        mixture = Mixture({"mine": [ROWS[0], *[ROWS[2]] * 20, other]}, {}, known, config)
+        asked = [
+            set(question.labels.names)
+            for question in itertools.islice(mixture.questions(0), 1500)
+            if "Oslo" in question.example.text
+        ]
+        shares.append(sum("village" in names for names in asked) / len(asked))
+        assert not any("location" in names for names in asked)
+    assert shares[1] > shares[0] + 0.2, shares
 
 
 def test_a_corpus_with_a_label_set_is_asked_for_its_own_labels(cards):
