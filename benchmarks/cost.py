@@ -17,9 +17,8 @@ import torch
 
 import nomina
 from nomina.corpora import read_corpus
-from nomina.corpora.collection import label_cards_path
 from nomina.engine import Usage
-from nomina.mixture import Cards
+from nomina.mixture import Cards, label_cards_path
 
 LABELS = (5, 10, 20, 50, 100, 200, 500)
 WORDS = (10, 30, 100, 300, 1000, 3000, 5000)
@@ -59,20 +58,21 @@ def medians(rounds):
 
 
 def draw(labels, words, path):
+    """Draw both: labels and words map sizes to figures."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4))
-    left.plot(labels, [1000 * x["first"] for x in labels.values()], "-o", label="first sentence")
+    left.plot([*labels], [1000 * x["first"] for x in labels.values()], "-o", label="first sentence")
     further = [1000 * x["further"] for x in labels.values()]
-    left.plot(labels, further, "-o", label="each further sentence, read together")
+    left.plot([*labels], further, "-o", label="each further sentence, read together")
     left.set(xlabel="labels asked for", ylabel="ms", xscale="log", yscale="log")
-    right.plot(words, [x["seconds"] for x in words.values()], "-o", label="one text")
+    right.plot([*words], [x["seconds"] for x in words.values()], "-o", label="one text")
     size = max(words)
     line = [words[size]["seconds"] * count / size for count in words]
-    right.plot(words, line, ":", color="gray", label="linear")
+    right.plot([*words], line, ":", color="gray", label="linear")
     right.set(xlabel="words of the text", ylabel="seconds", xscale="log", yscale="log")
     for axes in (left, right):
         axes.grid(alpha=0.3, which="both")

@@ -106,8 +106,12 @@ def draw_curve(results, means, options):
     shots = [0, *options.shots]
     for name in options.sets:
         ys = [statistics.mean(x[options.metric] for x in results[name, n]) for n in shots]
-        axes.plot(shots, ys, marker="o", alpha=0.5, label=name)
-    axes.plot(shots, [statistics.mean(means[n]) for n in shots], "k-o", label="average")
+        (line,) = axes.plot(shots, ys, marker="o", label=name)
+        for n in shots:  # every draw
+            found = [x[options.metric] for x in results[name, n]]
+            axes.plot([n] * len(found), found, ".", color=line.get_color(), alpha=0.5)
+    if len(options.sets) > 1:
+        axes.plot(shots, [statistics.mean(means[n]) for n in shots], "k-o", label="average")
     axes.set_xlabel("sentences to train on")
     axes.set_ylabel(f"F1 on dev ({options.metric})")
     axes.grid(alpha=0.3)
