@@ -609,11 +609,12 @@ def _inner(optimizer: Any) -> MasterAdamW:
 
 
 def _average(bucket: Any) -> Any:
-    """Average gradients in float32: the sum of many bfloat16 numbers would lose the small ones."""
+    """Average gradients of a bucket in float32: sums of bfloat16 numbers lose the small ones."""
     total = bucket.buffer().float()
-    size = torch.distributed.get_world_size()
-    work = torch.distributed.all_reduce(total, async_op=True).get_future()
-    return work.then(lambda done: (done.value()[0] / size).to(bucket.buffer().dtype))
+    torch.distributed.all_reduce(total)
+    done: Any = torch.futures.Future()
+    done.set_result((total / torch.distributed.get_world_size()).to(bucket.buffer().dtype))
+    return done
 
 
 def average_in_float32(model: Any) -> None:

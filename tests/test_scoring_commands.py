@@ -12,7 +12,6 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-import nomina
 from nomina import scoring
 from nomina.calibration import Calibration
 from nomina.commands.scoring import _seen, register
@@ -464,7 +463,7 @@ def test_evaluations_name_how_they_decode(data, tmp_path, monkeypatch):
         asked.append(options)
         return ScriptedTagger()
 
-    monkeypatch.setattr(nomina, "load", load, raising=False)
+    monkeypatch.setattr("nomina.extractor.load", load)
     args = ["--data", "mine:dev", "--metric", "strict", "--json", "--output"]
     run_json("evaluate", *args, tmp_path / "free", "--decoding", "free")
     run_json("evaluate", *args, tmp_path / "beams", "--beams", "4")

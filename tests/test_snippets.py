@@ -144,6 +144,7 @@ def check_script(arguments, capsys, monkeypatch):
     path = ROOT / arguments[0]
     assert path.is_file(), path
     monkeypatch.setattr(sys, "argv", [str(path), "--help"])
+    monkeypatch.syspath_prepend(path.parent)  # as python does for a script
     with contextlib.suppress(SystemExit):
         runpy.run_path(str(path), run_name="__main__")
     text = capsys.readouterr().out
