@@ -196,10 +196,10 @@ def test_an_adapter_is_trained_further(folder):
 
 
 def test_full_training_makes_a_model_of_its_own(folder):
-    made = values(folder, method="full", learning_rate=0.003, steps=8, dev_share=0.0)
+    made = values(folder, method="full", learning_rate=0.003, steps=24, dev_share=0.0)
     losses = []
     out = train(Recipe.of(made), lambda now: losses.append(now.loss))
-    assert losses[-1] < losses[0]
+    assert sum(losses[-8:]) < 0.8 * sum(losses[:8]), losses
     model = load_model(out)
     assert (out / "model.safetensors").is_file()
     assert json.loads((out / "nomina.json").read_text())["base"] == ""
