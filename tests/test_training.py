@@ -209,9 +209,9 @@ def test_full_training_makes_a_model_of_its_own(folder):
 
 def test_the_loss_on_tokens_trains(folder):
     losses = []
-    made = values(folder, objective="tokens", steps=8, dev_share=0.0)
+    made = values(folder, objective="tokens", steps=24, dev_share=0.0)
     train(Recipe.of(made), lambda now: losses.append(now.loss))
-    assert losses[-1] < losses[0]
+    assert sum(losses[-8:]) < sum(losses[:8]), losses
 
 
 def test_scores_are_calibrated_on_dev_if_there_are_enough():
