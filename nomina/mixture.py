@@ -274,13 +274,14 @@ class Mixture:
         }
 
     def questions(self, seed: int, start: int = 0) -> Iterator[Question]:
-        """Yield questions without end; the same seed gives the same ones.
+        """Yield questions without end; the same seed gives the same ones, wherever the data lies.
 
         Args:
             seed: Of the draw. Question `i` depends on it and on `i` alone.
             start: Number of the first question, so that a stream can be taken up anywhere.
         """
         names, limits = list(self.weights), list(itertools.accumulate(self.weights.values()))
+        ranks = {name: rank for rank, name in enumerate(names)}  # a name may be a path: data moves
         draw = random.Random(f"{seed}/corpora")
         taken: Counter[str] = Counter()
         decks: dict[str, tuple[int, list[int]]] = {}
@@ -294,7 +295,7 @@ class Mixture:
             turn, at = divmod(place, len(self.corpora[name]))
             if name not in decks or decks[name][0] != turn:
                 deck = list(range(len(self.corpora[name])))
-                random.Random(f"{seed}/{name}/{turn}").shuffle(deck)
+                random.Random(f"{seed}/{ranks[name]}/{turn}").shuffle(deck)
                 decks[name] = turn, deck
             group = self.config.group
             shared = random.Random(f"{seed}/group {number // group}") if group > 1 else None

@@ -46,6 +46,14 @@ def test_the_same_seed_asks_the_same(cards):
     assert draw(cards, seed=4) != draw(cards, seed=5)
 
 
+def test_the_order_does_not_follow_from_where_a_corpus_lies(cards):
+    here, there = (
+        itertools.islice(Mixture({name: ROWS, "other": ROWS[:2]}, {}, cards).questions(0), 50)
+        for name in ("data/mine.jsonl", "/elsewhere/mine.jsonl")
+    )
+    assert [q.example for q in here] == [q.example for q in there]
+
+
 def test_gold_labels_are_asked_for_and_surfaces_survive(cards):
     config = MixtureConfig(p_lower=0, p_typos=0, p_merge=0)
     for question in draw(cards, config=config):

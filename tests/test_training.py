@@ -20,7 +20,7 @@ from nomina.errors import DataError, NominaError, RecipeError
 from nomina.extractor import Tagger
 from nomina.mixture import Question
 from nomina.models import LanguageModel, ModelConfig, load_model
-from nomina.training import Recipe, _Found, average_in_float32, collate, encode, train
+from nomina.training import Recipe, _Found, collate, encode, train
 
 ROWS = [
     Example.from_tags(["in", "Oslo", "now"], ["O", "B-city", "O"]),
@@ -78,12 +78,6 @@ def write_recipe(path, made):
     return path
 
 
-def run_script(recipe, kill_at=0, out="", **environment):
-    code = [sys.executable, "-c", SCRIPT, str(recipe), str(kill_at), str(out)]
-    with open(f"{recipe}.log", "ab") as log:
-        return subprocess.Popen(code, env={**os.environ, **environment}, stderr=log)
-
-
 def files(folder):
     return {path.name for path in folder.iterdir()}
 
@@ -113,8 +107,9 @@ def test_training_learns_and_its_adapter_loads(folder):
 def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(folder):
     want = train(Recipe.of(values(folder, output=f"{folder}/whole")))
     path = write_recipe(folder / "recipe.toml", values(folder))
-    process = run_script(path, kill_at=7)
-    assert process.wait(900) == -signal.SIGKILL, (folder / "recipe.toml.log").read_text()
+    code = [sys.executable, "-c", SCRIPT, path, "7", ""]
+    killed = subprocess.run(code, capture_output=True, text=True, timeout=300, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert files(folder / "out.run") == {"step-000006", "best-000006"}
     steps = []
     have = train(Recipe.read(path), lambda now: steps.append(now.step))
@@ -141,41 +136,57 @@ def test_resuming_replays_dropout_too(folder):
     assert load_model(have, torch.float32).is_encoder_decoder
 
 
+def run_two(code, *arguments):
+    """Run code in two processes of one group; a process that hangs is ended, and the test fails."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, *map(str, arguments)],
+            env={**os.environ, **shared, "RANK": rank, "LOCAL_RANK": rank},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in "01"
+    ]
+    try:
+        for process in both:
+            errors = process.communicate(timeout=300)[1]
+            assert process.returncode == 0, errors
+    finally:
+        for process in both:
+            process.kill()
+
+
 def test_two_processes_are_one_with_twice_the_batch(folder):
     base = {"dtype": "float32", "steps": 4, "dev_sentences": 4, "evaluate_every": 4}
     losses = []
     one = values(folder, output=f"{folder}/one", accumulate=2, **base)
     want = train(Recipe.of(one), lambda now: losses.append(now.loss))
     path = write_recipe(folder / "recipe.toml", values(folder, accumulate=1, **base))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    both = [
-        run_script(path, 0, folder / "two.json", RANK=rank, LOCAL_RANK=rank, **shared)
-        for rank in "01"
-    ]
-    for process in both:
-        assert process.wait(900) == 0, (folder / "recipe.toml.log").read_text()
+    run_two(SCRIPT, path, 0, folder / "two.json")
     assert json.loads((folder / "two.json").read_text()) == pytest.approx(losses, rel=1e-4)
     have = load_file(folder / "out" / WEIGHTS)
     for name, tensor in load_file(want / WEIGHTS).items():
         assert torch.allclose(tensor, have[name], atol=2e-4), name
 
 
-def test_gradients_in_bfloat16_are_averaged_in_float32(tmp_path):
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
-    )
-    try:
-        layer = torch.nn.Linear(3, 2, dtype=torch.bfloat16)
-        model = torch.nn.parallel.DistributedDataParallel(layer)
-        average_in_float32(model)
-        model(torch.ones(4, 3, dtype=torch.bfloat16)).sum().backward()
-        assert layer.weight.grad.dtype == torch.bfloat16
-        assert layer.weight.grad.tolist() == [[4.0] * 3] * 2
-    finally:
-        torch.distributed.destroy_process_group()
+def test_two_processes_average_gradients_in_bfloat16():
+    run_two("""
+import torch
+from nomina.training import average_in_float32
+torch.distributed.init_process_group("gloo")
+layer = torch.nn.Linear(3, 2, dtype=torch.bfloat16)
+model = torch.nn.parallel.DistributedDataParallel(layer)
+average_in_float32(model)
+mine = torch.full((4, 3), torch.distributed.get_rank() + 1.0, dtype=torch.bfloat16)
+model(mine).sum().backward()
+assert layer.weight.grad.dtype == torch.bfloat16
+assert layer.weight.grad.tolist() == [[6.0] * 3] * 2, layer.weight.grad
+torch.distributed.destroy_process_group()
+""")
 
 
 def test_an_adapter_is_trained_further(folder):
