@@ -17,7 +17,7 @@ import sys
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nomina.errors import DataError, LabelError
 
@@ -276,8 +276,12 @@ def join_words(words: Sequence[str]) -> tuple[str, list[tuple[int, int]]]:
         >>> join_words(["in", "Paris", "."])
         ('in Paris .', [(0, 2), (3, 8), (9, 10)])
     """
+    return " ".join(words), _joined_offsets(words)
+
+
+def _joined_offsets(words: Iterable[str]) -> list[tuple[int, int]]:
     end = -1
-    return " ".join(words), [(start := end + 1, end := start + len(word)) for word in words]
+    return [(start := end + 1, end := start + len(word)) for word in words]
 
 
 _NO_SPACE_BEFORE = frozenset(".,;:!?)]}%’”…") | {"'s", "'re", "'ve", "'ll", "'d", "'m", "n't"}
@@ -349,21 +353,23 @@ def tags_to_spans(tags: Sequence[str]) -> list[Span]:
         [Span(start=1, end=3, label='actor'), Span(start=3, end=4, label='genre')]
     """
     spans: list[Span] = []
-    start, open_label = 0, None
-    for index, tag in enumerate(tags):
-        if tag == "O" and open_label is None:
-            continue  # nearly all words
-        prefix, label = _split_tag(tag)
-        if open_label is not None and (prefix in "OBSU" or label != open_label):
-            spans.append(Span(start, index, open_label))
+    start, last, open_label = 0, -1, None
+    for index in [i for i, tag in enumerate(tags) if tag != "O"]:  # nearly all words are outside
+        prefix, label = _split_tag(tags[index])
+        goes_on = index == last + 1 and prefix not in "OBSU" and label == open_label
+        if open_label is not None and not goes_on:
+            spans.append(Span(start, last + 1, open_label))
             open_label = None
-        if prefix != "O" and open_label is None:
+        if prefix == "O":
+            continue
+        if open_label is None:
             start, open_label = index, label
+        last = index
         if prefix in "ELSU":
             spans.append(Span(start, index + 1, label))
             open_label = None
     if open_label is not None:
-        spans.append(Span(start, len(tags), open_label))
+        spans.append(Span(start, last + 1, open_label))
     return spans
 
 
@@ -374,7 +380,7 @@ def _split_tag(tag: str) -> tuple[str, str]:
     prefix, dash, label = tag.partition("-")
     if not dash or prefix not in ("B", "I", "E", "S", "L", "U") or not label:
         raise DataError(f"a tag must be O or like B-person, I-person, was: {tag!r}")
-    return prefix, label
+    return prefix, sys.intern(label)  # corpora repeat few labels many times
 
 
 def spans_to_tags(spans: Iterable[Span], num_words: int, scheme: str = "BIO") -> list[str]:
@@ -421,6 +427,9 @@ def spans_to_tags(spans: Iterable[Span], num_words: int, scheme: str = "BIO") ->
 class Example:
     """A text with its words and gold entities.
 
+    What is built from words, or from entities in characters, is cut when somebody first asks for
+    what it was not built from: converting a file from text to text never cuts it into words.
+
     Attributes:
         text: The text, as it is or as it was rebuilt.
         offsets: Characters `[start, end)` of each word, in order, not overlapping.
@@ -437,14 +446,43 @@ class Example:
 
     text: str
     offsets: tuple[tuple[int, int], ...]
-    spans: tuple[Span, ...] = ()
+    # A factory, not `()`: a default would be an attribute of the class, and `__getattr__` not asked
+    spans: tuple[Span, ...] = field(default_factory=tuple)
     id: str = ""
     labels: LabelSet | None = None
     source: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
-    # Whether `from_entities` made it, so that nobody need cut the text again to know its words;
-    # not an argument, so that `dataclasses.replace` starts from "not known".
+    # What it was built from, as long as the rest was not asked for; not arguments, so that
+    # `dataclasses.replace` starts from "not known".
+    _words: tuple[str, ...] | None = field(default=None, init=False, compare=False, repr=False)
+    _entities: tuple[Entity, ...] | None = field(
+        default=None, init=False, compare=False, repr=False
+    )
+    # Whether `from_entities` made it, so that nobody need cut the text again to know its words.
     _is_cut_by_us: bool = field(default=False, init=False, compare=False, repr=False)
+
+    @classmethod
+    def _of(cls, text: str, rest: Mapping[str, Any], **known: Any) -> Example:
+        """Build an example without some of its fields, which follow from others."""
+        if not rest.keys() <= {"id", "labels", "source", "extra"}:
+            raise TypeError(f"not attributes of an example: {sorted(rest)}")
+        example = object.__new__(cls)
+        values = vars(example)
+        values.update(text=text, id="", labels=None, source="", **known)
+        values.update(rest)
+        if "extra" not in rest:
+            values["extra"] = {}
+        return example
+
+    @staticmethod
+    def from_words(words: Sequence[str], spans: Iterable[Span] = (), **rest: Any) -> Example:
+        """Build an example from words, joined by single spaces, and spans, sorted and apart.
+
+        Example:
+            >>> Example.from_words(["in", "Paris"], [Span(1, 2, "city")]).tags
+            ['O', 'B-city']
+        """
+        return Example._of(" ".join(words), rest, spans=tuple(spans), _words=tuple(words))
 
     @staticmethod
     def from_tags(words: Sequence[str], tags: Sequence[str], **rest: Any) -> Example:
@@ -455,10 +493,7 @@ class Example:
         """
         if len(words) != len(tags):
             raise DataError(f"{len(words)} words but {len(tags)} tags: {list(words)[:8]} ...")
-        text, offsets = join_words(words)
-        # Corpora repeat few labels many times: interning keeps a large corpus small in memory.
-        spans = tuple(Span(a, b, sys.intern(label)) for a, b, label in tags_to_spans(tags))
-        return Example(text, tuple(offsets), spans, **rest)
+        return Example.from_words(words, tags_to_spans(tags), **rest)
 
     @staticmethod
     def from_entities(text: str, entities: Iterable[Entity], **rest: Any) -> Example:
@@ -467,9 +502,7 @@ class Example:
         Raises:
             DataError: If an entity is empty, outside the text, or overlaps another.
         """
-        ordered = sorted(entities, key=lambda e: (e.start, e.end))
-        offsets: list[tuple[int, int]] = []
-        spans: list[Span] = []
+        ordered = sorted(entities, key=_borders)
         position = 0
         for entity in ordered:
             if not 0 <= entity.start < entity.end <= len(text):
@@ -481,29 +514,39 @@ class Example:
                 raise DataError(
                     f"entity {entity.label!r} [{entity.start}, {entity.end}) overlaps another one"
                 )
-            offsets += _split_range(text, position, entity.start)
-            first = len(offsets)
-            offsets += _split_range(text, entity.start, entity.end)
-            if first == len(offsets):
+            if text[entity.start : entity.end].isspace():
                 raise DataError(
                     f"entity {entity.label!r} [{entity.start}, {entity.end}) is white space"
                 )
-            spans.append(Span(first, len(offsets), entity.label))
             position = entity.end
-        offsets += _split_range(text, position, len(text))
-        example = Example(text, tuple(offsets), tuple(spans), **rest)
-        object.__setattr__(example, "_is_cut_by_us", True)
-        return example
+        return Example._of(text, rest, _entities=tuple(ordered), _is_cut_by_us=True)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Cut the text into words when somebody first asks for them."""
+            known = vars(self)
+            words, entities = known.get("_words"), known.get("_entities")
+            if name in ("offsets", "spans") and words is not None:
+                known["offsets"] = tuple(_joined_offsets(words))
+                known.pop("_words", None)
+            elif name in ("offsets", "spans") and entities is not None:
+                known["offsets"], known["spans"] = _cut(self.text, entities)
+                known.pop("_entities", None)
+            if name not in known:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            return known[name]
 
     @property
     def words(self) -> list[str]:
         """The words as strings."""
-        return [self.text[a:b] for a, b in self.offsets]
+        words = self._words
+        return [self.text[a:b] for a, b in self.offsets] if words is None else list(words)
 
     @property
     def tags(self) -> list[str]:
         """The gold entities as BIO tags, one a word."""
-        return spans_to_tags(self.spans, len(self.offsets))
+        return spans_to_tags(self.spans, len(self._words or self.offsets))
 
     @property
     def has_default_words(self) -> bool:
@@ -526,7 +569,31 @@ class Example:
 
     def entities(self) -> list[Entity]:
         """Return the gold entities in characters."""
-        return spans_to_entities(self.text, self.offsets, self.spans)
+        text, known = self.text, self._entities
+        if known is None:
+            return spans_to_entities(text, self.offsets, self.spans)
+        return [Entity(text[e.start : e.end], e.label, e.start, e.end) for e in known]
+
+
+def _borders(entity: Entity) -> tuple[int, int]:
+    return entity.start, entity.end
+
+
+def _cut(
+    text: str, entities: Iterable[Entity]
+) -> tuple[tuple[tuple[int, int], ...], tuple[Span, ...]]:
+    """Cut a text into words, at the borders of entities too; they are sorted and apart."""
+    offsets: list[tuple[int, int]] = []
+    spans: list[Span] = []
+    position = 0
+    for entity in entities:
+        offsets += _split_range(text, position, entity.start)
+        first = len(offsets)
+        offsets += _split_range(text, entity.start, entity.end)
+        spans.append(Span(first, len(offsets), entity.label))
+        position = entity.end
+    offsets += _split_range(text, position, len(text))
+    return tuple(offsets), tuple(spans)
 
 
 def spans_to_entities(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import pickle
 import re
 
 import pytest
@@ -90,6 +93,70 @@ def test_tags_and_spans_are_two_forms_of_one_thing(drawn, scheme):
         position += gap + length
     tags = spans_to_tags(want, position + 2, scheme)
     assert tags_to_spans(tags) == want
+
+
+def plain_spans(tags):
+    """What `tags_to_spans` does, word by word."""
+    spans, start, label = [], 0, None
+    for index, tag in enumerate([*tags, "O"]):
+        prefix, _, name = (tag or "O").partition("-")
+        if label is not None and (prefix in "OBSU" or name != label):
+            spans.append(Span(start, index, label))
+            label = None
+        if prefix != "O" and label is None:
+            start, label = index, name
+        if prefix in "ELSU":
+            spans.append(Span(start, index + 1, name))
+            label = None
+    return spans
+
+
+@given(st.lists(st.sampled_from(["", "O", *(f"{p}-{x}" for p in "BIESLU" for x in "ab")])))
+def test_tags_of_mixed_schemes_are_read_as_word_by_word(tags):
+    assert tags_to_spans(tags) == plain_spans(tags)
+
+
+@given(odd_text, st.data())
+def test_words_cut_later_are_those_cut_at_once(text, data):
+    whole = [i for i, char in enumerate(text) if not char.isspace()]
+    starts = data.draw(st.lists(st.sampled_from(whole), unique=True)) if whole else []
+    entities = [Entity(text[i : i + 1], "a", i, i + 1) for i in starts]
+    made = Example.from_entities(text, entities, id="7", extra={"x": 1})
+    words = [x for i in sorted(starts) for x in (i, i + 1)]
+    parts = zip([0, *words], [*words, len(text)], strict=True)
+    want = [(a + x, a + y) for a, b in parts for x, y in split_words(text[a:b])]
+    # Every way to look at it first gives the same.
+    for look in (copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))):
+        now = look(made)
+        assert now.entities() == sorted(entities, key=lambda e: e.start)
+        assert len(now.spans) == len(entities)
+        assert list(now.offsets) == want
+        assert now.entities() == [text_entity(now, span) for span in now.spans]
+        assert (now.id, now.extra, now.source, now.labels) == ("7", {"x": 1}, "", None)
+        assert now == made == Example(text, tuple(want), now.spans, id="7")
+        assert hash(now) == hash(made)
+
+
+def text_entity(example, span):
+    start, end = example.offsets[span.start][0], example.offsets[span.end - 1][1]
+    return Entity(example.text[start:end], span.label, start, end)
+
+
+@given(st.lists(st.text(min_size=1)))
+def test_words_are_found_again_in_the_text_they_make(words):
+    example = Example.from_words(words)
+    assert example.words == words
+    assert example.tags == ["O"] * len(words)
+    assert [example.text[a:b] for a, b in example.offsets] == words == example.words
+    assert dataclasses.replace(example, text=f"{example.text}.").words == words
+
+
+def test_only_words_are_made_later():
+    example = Example.from_words(["a"])
+    with pytest.raises(AttributeError, match="no attribute 'ofsets'"):
+        example.ofsets  # noqa: B018
+    with pytest.raises(TypeError, match="not attributes of an example: \\['sauce'\\]"):
+        Example.from_words(["a"], sauce="b")
 
 
 def test_tags_that_start_inside_begin_an_entity():

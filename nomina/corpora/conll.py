@@ -136,7 +136,8 @@ def read_conll(path: Path, report: Report, column: int | None = None) -> Iterato
         extra = {"document": sentence.document} if sentence.document else {}
         own = sentence.comments.get("sent_id") or sentence.comments.get("id")
         example = build_tagged(words, tags, report, place, id=own or str(index), extra=extra)
-        yield _with_text(example, sentence.comments.get("text", ""))
+        text = sentence.comments.get("text")
+        yield _with_text(example, text) if text else example
 
 
 def _pick(body: str, columns: Columns) -> tuple[Sequence[str], Sequence[str]]:
@@ -172,13 +173,13 @@ def _find_fault(body: str, columns: Columns) -> tuple[int, str]:
 def _with_text(example: Example, text: str) -> Example:
     """Put the words into the text of a `# text = ...` comment, if they are all there in order."""
     offsets, position = [], 0
-    for word in example.words if text else ():
+    for word in example.words:
         start = text.find(word, position)
         if start < 0 or text[position:start].strip():
             return example
         position = start + len(word)
         offsets.append((start, position))
-    if not text or text[position:].strip():
+    if text[position:].strip():
         return example
     extra = {key: value for key, value in example.extra.items() if key != "is_joined"}
     return dataclasses.replace(example, text=text, offsets=tuple(offsets), extra=extra)
@@ -246,14 +247,20 @@ def _cut(text: str, number: int, state: _State) -> Iterator[_Sentence]:
         number += paragraph.count("\n") + 2
         if not body:
             continue
-        if body[0] not in "#- \t\r" and not _SPECIAL.search(body):  # nearly all
+        if _is_plain(body):
             yield _Sentence(first, body, state.take_comments(), state.document)
         else:
             yield from _cut_by_line(body.split("\n"), first, state)
 
 
 _SPACES = re.compile(r"^[ \t]+$", re.MULTILINE)
-_SPECIAL = re.compile(r"\n[- \t\r]")  # a line that may be blank, or a mark
+
+
+def _is_plain(body: str) -> bool:
+    """Say whether no line can be a comment, a blank line or a mark; nearly all sentences are."""
+    if body[0] in "# \t\r" or body.startswith("-DOC"):
+        return False
+    return not ("\n-DOC" in body or "\n " in body or "\n\t" in body or "\n\r" in body)
 
 
 def _cut_by_line(lines: Iterable[str], number: int, state: _State) -> Iterator[_Sentence]:

@@ -7,6 +7,7 @@ pair of functions, record -> `Example` and back. Fields that a dialect does not 
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -20,7 +21,7 @@ from nomina.corpora.corpus import (
     check_words,
 )
 from nomina.corpora.files import read_lines, read_text, write_whole
-from nomina.entities import Entity, Example, LabelSet, join_words
+from nomina.entities import Entity, Example, LabelSet, Span, join_words
 from nomina.errors import DataError, LabelError
 
 Record = Mapping[str, Any]
@@ -182,7 +183,7 @@ def guess_dialect(record: Record) -> str:
 
 
 def _entity(text: str, label: Any, start: Any, end: Any, score: Any = 1.0) -> Entity:
-    if isinstance(start, bool) or not isinstance(start, int) or not isinstance(end, int):
+    if type(start) is not int or type(end) is not int:  # bool is an int too
         raise DataError(f"offsets must be whole numbers, were: {start!r}, {end!r}")
     if not isinstance(label, str) or not label:
         raise DataError(f"a label must be a string, was: {label!r}")
@@ -402,8 +403,7 @@ _GLINER = frozenset({"tokenized_text", "ner", "id"})
 
 def _parse_gliner(record: Record, report: Report, place: str, index: str) -> Example:
     words = check_words(record["tokenized_text"])
-    text, offsets = join_words(words)
-    entities = []
+    spans = []
     for start, end, label in record.get("ner") or ():
         if not isinstance(start, int) or not isinstance(end, int) or not isinstance(label, str):
             raise DataError(f"`ner` must hold [first, last, label], was: {[start, end, label]!r}")
@@ -412,15 +412,22 @@ def _parse_gliner(record: Record, report: Report, place: str, index: str) -> Exa
                 f"entity {label!r} [{start}, {end}] is outside the {len(words)} words. "
                 "GLiNER counts words, the last one inclusive."
             )
-        entities.append(_entity(text, label, offsets[start][0], offsets[end][1]))
+        spans.append(Span(start, end + 1, label))
+    rest: dict[str, Any] = {"id": _own_id(record, index)}
+    own = _rest(record, _GLINER)
+    rest["extra"] = {**own, **IS_JOINED} if own else IS_JOINED
+    spans.sort()
+    if all(a.end <= b.start for a, b in itertools.pairwise(spans)):
+        if all(span.label for span in spans) and list(map(str.strip, words)) == words:
+            return Example.from_words(words, spans, **rest)
+    text, offsets = join_words(words)
     return build_example(
         text,
-        entities,
+        [_entity(text, c, offsets[a][0], offsets[b - 1][1]) for a, b, c in spans],
         report,
         place,
         [(a, b) for a, b in offsets if a < b],
-        id=_own_id(record, index),
-        extra={**_rest(record, _GLINER), **IS_JOINED},
+        **rest,
     )
 
 
