@@ -103,25 +103,26 @@ def read_material(recipe: Recipe) -> Material:
 
 
 def default_mixture(names: Sequence[str], settings: Mapping[str, Any]) -> Mixture:
-    """Read corpora of `NOMINA_DATA` and mix them.
+    """Read corpora of `NOMINA_DATA`, and files beside them, and mix them.
 
     Args:
-        names: Names of sets; those of no label set of their own (`open_types`, `task_sets`) are
-            annotated with open types. Defaults to all that are marked `default_model`.
+        names: Names of sets, or paths of files; "default" stands for all sets that are marked
+            `default_model`, and is the default. Sets without labels of their own (`open_types`,
+            `task_sets`) are annotated with open types.
         settings: Of `MixtureConfig`.
 
     Raises:
         DataError: If a set is missing.
         RecipeError: If a setting is unknown or out of range.
     """
-    names = names or default_sets()
     config = _config(settings)
     corpora, label_sets = {}, {}
-    for name in names:
-        corpus = read_corpus(name)
-        corpora[name] = corpus.examples
-        if name not in _OPEN_TYPE_SETS:
-            label_sets[name] = corpus.labels
+    for given in names or ("default",):
+        for name in default_sets() if given == "default" else (given,):
+            corpus = read_corpus(name)
+            corpora[name] = corpus.examples
+            if name not in _OPEN_TYPE_SETS and not all(row.labels for row in corpus.examples):
+                label_sets[name] = corpus.labels
     path = label_cards_path()
     return Mixture(corpora, label_sets, Cards.read(path) if path else None, config)
 

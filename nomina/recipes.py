@@ -57,7 +57,8 @@ class Recipe:
         data: File or folder to train on, or `NAME:SPLIT` of a set in `NOMINA_DATA`; empty for a
             mixture of `corpora`.
         labels: File of the label set of `data`, with definitions; empty for the labels in it.
-        corpora: Names of sets in `NOMINA_DATA`. Defaults to all that are marked `default_model`.
+        corpora: Names of sets in `NOMINA_DATA`, or files; "default" stands for all sets that are
+            marked `default_model`. Defaults to these.
         mixture: Settings of `MixtureConfig`.
         dev: Files or `NAME:SPLIT` that checkpoints are compared on. Defaults to a part of `data`.
         dev_share: That part, drawn by `seed`; nothing is taken from fewer than 40 sentences.

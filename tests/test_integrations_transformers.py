@@ -93,8 +93,7 @@ def test_results_have_the_shape_of_the_real_ones(ours, theirs, inputs, options):
 @pytest.mark.parametrize("make", [lambda: (t for t in [TEXT, TEXT]), Texts])
 def test_streams_have_the_shape_of_the_real_ones(ours, theirs, make):
     have, expected = ours(make(), batch_size=2), theirs(make(), batch_size=2)
-    assert not isinstance(have, list)
-    assert not isinstance(expected, list)
+    assert not isinstance(have, list)  # transformers 5.0 makes a list of a generator itself
     have, expected = list(have), list(expected)
     assert len(have) == len(expected)
     assert shape(have) == shape(expected)

@@ -13,6 +13,7 @@ import sys
 import pytest
 import torch
 from conftest import build_module
+from queries import queries
 from safetensors.torch import load_file
 
 from nomina.entities import Example, LabelSet
@@ -300,10 +301,17 @@ def test_a_mixture_of_corpora_trains(folder, monkeypatch):
     index = {"mine": {"default_model": True, "language": "en", "licence": "CC BY 4.0"}}
     (folder / "data" / "sets.json").write_text(json.dumps(index))
     monkeypatch.setenv("NOMINA_DATA", str(folder / "data"))
-    made = values(folder, steps=2, dev=["mine:dev"], mixture={"p_typos": 0.0})
+    own = folder / "queries.jsonl"
+    with open(own, "w") as file:
+        for record in queries(20):
+            file.write(json.dumps(record) + "\n")
+    mixture = {"p_typos": 0.0, "shares": {str(own): 0.5}}
+    corpora = ["default", str(own)]
+    made = values(folder, steps=2, dev=["mine:dev"], corpora=corpora, mixture=mixture)
     del made["data"]
     card = (train(Recipe.of(made)) / "README.md").read_text()
     assert "| mine | 15 | CC BY 4.0 |" in card
+    assert "| queries.jsonl | 20 |" in card
     assert "6 sentences: mine:dev" in card
 
 

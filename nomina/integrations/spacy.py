@@ -22,7 +22,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 from warnings import warn
 
 from nomina.corpora.files import read_text, write_whole
@@ -496,3 +496,7 @@ def make_nomina(
     except NominaError as error:
         raise type(error)(f"component {name!r}: {error}") from error
     return NominaPipe(nlp.vocab, name, settings)
+
+
+# confection 0.1 (spaCy 3.8.2) makes a pydantic model of the arguments and cannot look names up
+make_nomina.__annotations__ = get_type_hints(make_nomina)
