@@ -217,7 +217,10 @@ def test_examples_from_entities_give_them_back(text, data):
     start, end = words[index][0], words[data.draw(st.integers(index, len(words) - 1))][1]
     # An entity may begin inside a word; its borders become borders of words.
     entity = Entity(text[start:end], "x", start, end)
-    assert Example.from_entities(text, [entity]).entities() == [entity]
+    made = Example.from_entities(text, [entity])
+    assert made.entities() == [entity]
+    assert len(made.spans) == 1
+    assert made.entities() == [entity]  # from its words now
 
 
 @pytest.mark.parametrize(("start", "end"), [(0, 0), (3, 99), (-1, 2), (2, 3)])
