@@ -60,7 +60,7 @@ class CachedDecoder:
         out = []
         for slot, start, ids in rows:
             states, mask, cache = self._rows[slot]
-            if surplus := cache.get_seq_length() - start:  # `crop(0)` empties it in transformers 5.0
+            if surplus := cache.get_seq_length() - start:  # crop(0) empties it in transformers 5.0
                 cache.crop(-surplus)
             tokens = torch.tensor([list(ids)], device=self._model.device)
             out.append(self._model.hidden(tokens, cache=cache, encoded=(states, mask))[0])
