@@ -354,8 +354,8 @@ def tags_to_spans(tags: Sequence[str]) -> list[Span]:
     """
     spans: list[Span] = []
     start, last, open_label = 0, -1, None
-    for index in [i for i, tag in enumerate(tags) if tag != "O"]:  # nearly all words are outside
-        prefix, label = _split_tag(tags[index])
+    for index, tag in [(i, tag) for i, tag in enumerate(tags) if tag != "O"]:  # few words
+        prefix, label = _split_tag(tag)
         goes_on = index == last + 1 and prefix not in "OBSU" and label == open_label
         if open_label is not None and not goes_on:
             spans.append(Span(start, last + 1, open_label))
@@ -467,11 +467,11 @@ class Example:
         if not rest.keys() <= {"id", "labels", "source", "extra"}:
             raise TypeError(f"not attributes of an example: {sorted(rest)}")
         example = object.__new__(cls)
-        values = vars(example)
-        values.update(text=text, id="", labels=None, source="", **known)
-        values.update(rest)
+        values = {"text": text, "id": "", "labels": None, "source": "", **known, **rest}
         if "extra" not in rest:
             values["extra"] = {}
+        for name, value in values.items():  # as `__init__` does it: a dict of its own is large
+            object.__setattr__(example, name, value)
         return example
 
     @staticmethod
@@ -482,7 +482,8 @@ class Example:
             >>> Example.from_words(["in", "Paris"], [Span(1, 2, "city")]).tags
             ['O', 'B-city']
         """
-        return Example._of(" ".join(words), rest, spans=tuple(spans), _words=tuple(words))
+        words = tuple(words)
+        return Example._of(" ".join(words), rest, spans=tuple(spans), _words=words)
 
     @staticmethod
     def from_tags(words: Sequence[str], tags: Sequence[str], **rest: Any) -> Example:
@@ -525,17 +526,21 @@ class Example:
 
         def __getattr__(self, name: str) -> Any:
             """Cut the text into words when somebody first asks for them."""
-            known = vars(self)
-            words, entities = known.get("_words"), known.get("_entities")
-            if name in ("offsets", "spans") and words is not None:
-                known["offsets"] = tuple(_joined_offsets(words))
-                known.pop("_words", None)
-            elif name in ("offsets", "spans") and entities is not None:
-                known["offsets"], known["spans"] = _cut(self.text, entities)
-                known.pop("_entities", None)
-            if name not in known:
-                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-            return known[name]
+            if name in ("offsets", "spans"):
+                words, entities = self._words, self._entities
+                if words is not None:
+                    object.__setattr__(self, "offsets", tuple(_joined_offsets(words)))
+                    object.__setattr__(self, "_words", None)
+                elif entities is not None:
+                    offsets, spans = _cut(self.text, entities)
+                    object.__setattr__(self, "offsets", offsets)
+                    object.__setattr__(self, "spans", spans)
+                    object.__setattr__(self, "_entities", None)
+            return object.__getattribute__(self, name)  # or the error of a property
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is pickled and copied: a copy, for another thread may cut the text now."""
+        return {**vars(self), "extra": dict(self.extra)}
 
     @property
     def words(self) -> list[str]:
@@ -572,7 +577,7 @@ class Example:
         text, known = self.text, self._entities
         if known is None:
             return spans_to_entities(text, self.offsets, self.spans)
-        return [Entity(text[e.start : e.end], e.label, e.start, e.end) for e in known]
+        return [Entity(text[e.start : e.end], e.label, int(e.start), int(e.end)) for e in known]
 
 
 def _borders(entity: Entity) -> tuple[int, int]:

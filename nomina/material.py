@@ -115,16 +115,29 @@ def default_mixture(names: Sequence[str], settings: Mapping[str, Any]) -> Mixtur
         DataError: If a set is missing.
         RecipeError: If a setting is unknown or out of range.
     """
-    config = _config(settings)
-    corpora, label_sets = {}, {}
+    return _mix(_read_corpora(names), settings)
+
+
+def _read_corpora(names: Sequence[str]) -> list[Corpus]:
+    """Read sets by name and files by path; texts without a word are left out of files."""
+    read = []
     for given in names or ("default",):
         for name in default_sets() if given == "default" else (given,):
             corpus = read_corpus(name)
-            corpora[name] = corpus.examples
-            if name not in _OPEN_TYPE_SETS and not all(row.labels for row in corpus.examples):
-                label_sets[name] = corpus.labels
+            rows = [row for row in corpus.examples if row.text.strip()]
+            if left_out := len(corpus) - len(rows):
+                warnings = (*corpus.warnings, f"{left_out} texts without a word left out ({name})")
+                corpus = dataclasses.replace(corpus, examples=rows, warnings=warnings)
+            read.append(dataclasses.replace(corpus, name=name))
+    return read
+
+
+def _mix(corpora: Sequence[Corpus], settings: Mapping[str, Any]) -> Mixture:
+    config = _config(settings)
+    label_sets = {x.name: x.labels for x in corpora if x.name not in _OPEN_TYPE_SETS}
     path = label_cards_path()
-    return Mixture(corpora, label_sets, Cards.read(path) if path else None, config)
+    cards = Cards.read(path) if path else None
+    return Mixture({x.name: x.examples for x in corpora}, label_sets, cards, config)
 
 
 def _config(settings: Mapping[str, Any]) -> MixtureConfig:
@@ -135,15 +148,17 @@ def _config(settings: Mapping[str, Any]) -> MixtureConfig:
 
 
 def _corpora_material(recipe: Recipe) -> Material:
-    mixture = default_mixture(recipe.corpora, recipe.mixture)
-    index = read_index()
+    corpora = _read_corpora(recipe.corpora)
+    mixture = _mix(corpora, recipe.mixture)
+    index = {} if all(Path(x.name).exists() for x in corpora) else read_index()
     sources = tuple(
         Source(name, str(index.get(name, {}).get("licence", "")), len(rows))
         for name, rows in mixture.corpora.items()
     )
     dev = tuple(_dev_set(name, recipe) for name in recipe.dev)
     rows = [row for examples in mixture.corpora.values() for row in examples]
-    return Material(mixture, dev, sources, (), _fingerprint(rows, dev))
+    notes = tuple(warning for corpus in corpora for warning in corpus.warnings)
+    return Material(mixture, dev, sources, notes, _fingerprint(rows, dev))
 
 
 def _dev_set(name: str, recipe: Recipe) -> DevSet:

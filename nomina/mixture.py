@@ -52,6 +52,9 @@ class Question:
     source: str = ""
 
 
+ORDER = 2  # which questions follow from a seed; a run that began with another cannot go on
+
+
 @dataclass(frozen=True)
 class MixtureConfig:
     """How questions are drawn; all `p_` are probabilities.
@@ -329,7 +332,8 @@ class Mixture:
         own = example.labels or self.label_sets.get(name)
         label_set = self._label_set(labels, own, defined, dice)
         demonstrations: tuple[Example, ...] = ()
-        if rng.random() < config.p_demonstrate and name in self.label_sets:
+        is_closed = name in self.label_sets and not example.labels
+        if rng.random() < config.p_demonstrate and is_closed:
             demonstrations = self._demonstrations(rows, index, labels, rng)
         if defined and rng.random() < config.p_symbol:
             example, label_set = _hide_names(example, label_set, rng)

@@ -33,7 +33,7 @@ from nomina.checkpoints import Checkpoints, replace_folder
 from nomina.errors import DataError, MissingExtraError, RecipeError
 from nomina.extractor import Tagger
 from nomina.material import DevSet, Material, default_mixture, read_material
-from nomina.mixture import Question
+from nomina.mixture import ORDER, Question
 from nomina.model_cards import Card, CardData
 from nomina.models import CONFIG_NAME, LanguageModel
 from nomina.objective import Objective, can_pack, compile_layers, fold_attention, plain_layers
@@ -216,6 +216,7 @@ class _Run:
         self.is_sharded = bool(extra.get("deepspeed") or extra.get("fsdp"))
         self.output = Path(recipe.output)
         identity = {**recipe.to_dict(), "sentences": material.fingerprint, "processes": self.size}
+        identity["order"] = ORDER
         for key in ("output", "compile", "save_every"):
             del identity[key]
         self.checkpoints = Checkpoints(self.output.with_name(self.output.name + ".run"), identity)

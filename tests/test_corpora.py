@@ -357,6 +357,27 @@ def test_json_of_other_tools(file, want):
     assert entities_of(file)[0] == want
 
 
+@pytest.mark.parametrize(
+    ("words", "spans", "want", "losses"),
+    [
+        (["in", "", "Paris"], [[2, 2, "c"]], [("Paris", "c")], 0),
+        (["", "Paris"], [[0, 1, "c"]], [("Paris", "c")], 1),  # trimmed
+        (["a "], [[0, 0, "c"]], [("a", "c")], 2),
+        (["a", "b"], [[0, 0, "y"], [0, 0, "x"]], [("a", "y")], 1),  # the first of the file
+        (["a", "b"], [[1, 1, "x"], [0, 0, "x"]], [("a", "x"), ("b", "x")], 0),
+        (["a", "b", "c"], [[0, 1, "x"], [1, 1, "y"]], [("a b", "x")], 1),
+    ],
+)
+def test_odd_records_of_gliner(tmp_path, words, spans, want, losses):
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"tokenized_text": words, "ner": spans}))
+    report = Report()
+    (example,) = read_examples(path, report=report)
+    assert [(e.text, e.label) for e in example.entities()] == want
+    assert len(report.lines()) == losses
+    assert all(a < b for a, b in example.offsets)
+
+
 def test_prodigy_leaves_out_rejected_answers():
     corpus = read_corpus(str(DATA / "prodigy.jsonl"))
     assert len(corpus) == 1
@@ -420,6 +441,8 @@ def test_gzip_and_byte_order_mark(tmp_path):
             "a.jsonl:1: words must be a list",
         ),
         ("a.jsonl", b'{"tokenized_text": ["a"], "ner": [[0, 1, "x"]]}', "outside the 1 words"),
+        ("a.jsonl", b'{"tokenized_text": ["a"], "ner": [[false, 0, "x"]]}', "must hold"),
+        ("a.jsonl", b'{"tokenized_text": [""], "ner": [[0, 0, "x"]]}', "is empty"),
         ("a.conll", b"a O\nb B-x\n" * 6 + b"\nc\n", r"a.conll:14: 1 columns, expected at least 2"),
         ("a.csv", b"id,body\n1,x\n", r"a.csv:1: there is no column 'text'; .*'body'"),
         ("a.csv", b"text,text\n1,x\n", "two columns have the same name"),

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import pickle
 import re
+from types import MappingProxyType
 
 import pytest
 from hypothesis import given
@@ -114,6 +115,7 @@ def plain_spans(tags):
 @given(st.lists(st.sampled_from(["", "O", *(f"{p}-{x}" for p in "BIESLU" for x in "ab")])))
 def test_tags_of_mixed_schemes_are_read_as_word_by_word(tags):
     assert tags_to_spans(tags) == plain_spans(tags)
+    assert tags_to_spans(dict(enumerate(tags)).values()) == plain_spans(tags)
 
 
 @given(odd_text, st.data())
@@ -149,6 +151,27 @@ def test_words_are_found_again_in_the_text_they_make(words):
     assert example.tags == ["O"] * len(words)
     assert [example.text[a:b] for a, b in example.offsets] == words == example.words
     assert dataclasses.replace(example, text=f"{example.text}.").words == words
+
+
+def test_offsets_of_other_integers_become_ours():
+    made = Example.from_entities("in Paris", [Entity("", "c", Whole(3), Whole(8))])
+    assert [type(x) for e in made.entities() for x in (e.start, e.end)] == [int, int]
+
+
+class Whole(int):
+    """An integer of another library."""
+
+
+def test_examples_with_read_only_fields_are_copied():
+    example = Example.from_words(["a"], extra=MappingProxyType({"is_joined": True}))
+    for made in (copy.deepcopy(example), pickle.loads(pickle.dumps(example))):
+        assert made == example
+        assert made.extra == {"is_joined": True}
+
+
+def test_errors_of_properties_are_their_own():
+    with pytest.raises(AttributeError, match="has no attribute 'start'"):
+        Example("a", ((0, 1),), ((0, 1, "x"),)).has_default_words  # noqa: B018
 
 
 def test_only_words_are_made_later():

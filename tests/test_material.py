@@ -153,3 +153,22 @@ def test_a_group_asks_in_the_same_words(make):
 def test_settings_of_the_mixture_are_checked(make):
     with pytest.raises(RecipeError, match="p_nothing"):
         make([GOOD], mixture={"p_nothing": 0.1})
+
+
+def test_files_are_mixed_and_their_losses_noted(tmp_path, monkeypatch):
+    monkeypatch.delenv("NOMINA_DATA", raising=False)
+    path = tmp_path / "own.jsonl"
+    records = [
+        one("cheap shoes", (0, 5, "price")) | {"label_set": ["price", "size"]},
+        one(" "),
+        one("New York", (0, 8, "city"), (4, 8, "person")),
+    ]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    recipe = Recipe.of({"output": "x", "corpora": [str(path)]})
+    material = read_material(recipe)
+    assert [len(rows) for rows in material.mixture.corpora.values()] == [2]
+    assert any("overlapping" in note for note in material.notes)
+    assert any("1 texts without a word" in note for note in material.notes)
+    stream = material.mixture.questions(0)
+    asked = {name for _ in range(50) for name in next(stream).labels.names}
+    assert {"price", "size", "city"} <= asked

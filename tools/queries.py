@@ -14,11 +14,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from random import Random
 from typing import Any
 
-import tomllib
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 Piece = tuple[str, str]  # words, and the slot they fill ("" for none)
 Query = tuple[list[Piece], dict[str, str]]  # pieces, and the label of each slot
@@ -26,7 +30,12 @@ Query = tuple[list[Piece], dict[str, str]]  # pieces, and the label of each slot
 LISTS: dict[str, Any] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
 # Words that lead to a price or a rating and are not part of it, and to other slots
 FILLERS = ("with the", "with a", "with at", "with", "that has", "that is", "for", "at a")
-LEADING = ("in", "on", "at", "for", "with", "about", "from", "by")
+# Slots whose first word may lead to them (`in may`, `for kids`); elsewhere it belongs (`on sale`)
+LEADING = ("in", "on", "at", "for", "with", "about", "from", "over")
+LED = frozenset(
+    "location city topic subject theme audience use occasion date language platform credential "
+    "benefit venue year".split()
+)
 
 
 def place(rng: Random) -> list[Piece]:
@@ -136,8 +145,10 @@ def pattern_query(rng: Random) -> Query:
     slots = [slot for slot in domain if slot not in ("patterns", "labels")]
     names = {**LISTS["slot_labels"], **domain.get("labels", {})}
     labels = {slot: rng.choice(names.get(slot, [slot])) for slot in slots}
-    pieces: list[Piece] = [(rng.choice(LISTS["openers"]), "")] if rng.random() < 0.35 else []
     pattern = rng.choice(domain["patterns"])
+    pieces: list[Piece] = []
+    if pattern.startswith("{") and rng.random() < 0.4:  # others are whole questions
+        pieces.append((rng.choice(LISTS["openers"]), ""))
     for index, part in enumerate(pattern.replace("}", "{").split("{")):
         if index % 2 == 0:
             pieces.append((part.strip(), ""))
@@ -146,7 +157,7 @@ def pattern_query(rng: Random) -> Query:
         if len(pieces) > 2 and rng.random() < 0.15:
             continue  # people leave things out
         first, _, rest = text.partition(" ")
-        if first in LEADING and rest and part != "feature":
+        if first in LEADING and rest and part in LED:
             pieces += [(first, ""), (rest, part)]
         else:
             pieces.append((text, part))

@@ -405,7 +405,7 @@ def _parse_gliner(record: Record, report: Report, place: str, index: str) -> Exa
     words = check_words(record["tokenized_text"])
     spans = []
     for start, end, label in record.get("ner") or ():
-        if not isinstance(start, int) or not isinstance(end, int) or not isinstance(label, str):
+        if type(start) is not int or type(end) is not int or not isinstance(label, str):
             raise DataError(f"`ner` must hold [first, last, label], was: {[start, end, label]!r}")
         if not 0 <= start <= end < len(words):
             raise DataError(
@@ -416,10 +416,11 @@ def _parse_gliner(record: Record, report: Report, place: str, index: str) -> Exa
     rest: dict[str, Any] = {"id": _own_id(record, index)}
     own = _rest(record, _GLINER)
     rest["extra"] = {**own, **IS_JOINED} if own else IS_JOINED
-    spans.sort()
-    if all(a.end <= b.start for a, b in itertools.pairwise(spans)):
-        if all(span.label for span in spans) and list(map(str.strip, words)) == words:
-            return Example.from_words(words, spans, **rest)
+    ordered = sorted(spans)
+    if all(a.end <= b.start for a, b in itertools.pairwise(ordered)):
+        is_clean = all(words) and list(map(str.strip, words)) == words
+        if is_clean and all(span.label for span in spans):
+            return Example.from_words(words, ordered, **rest)
     text, offsets = join_words(words)
     return build_example(
         text,
