@@ -59,7 +59,10 @@ docs: .venv/.dev  ## build the site into site/, without a network and without a 
 bench: .venv/.dev  ## print every number that the README claims
 	$(BIN)/python benchmarks/run.py
 
-model: .venv/.dev  ## train the shipped adapter anew from NOMINA_DATA (hours; resumes)
+runs/queries.jsonl: .venv/.base tools/queries.py tools/queries.toml
+	$(BIN)/python tools/queries.py $@
+
+model: .venv/.dev runs/queries.jsonl  ## train the shipped adapter anew from NOMINA_DATA (hours; resumes)
 	@test -n "$(NOMINA_DATA)" || (echo "set NOMINA_DATA to the folder of the corpora" && exit 1)
 	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc-per-node 2 -m nomina.cli train recipes/default.toml
 
