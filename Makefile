@@ -62,7 +62,10 @@ bench: .venv/.dev  ## print every number that the README claims
 runs/queries.jsonl: .venv/.base tools/queries.py tools/queries.toml
 	$(BIN)/python tools/queries.py $@
 
-model: .venv/.dev runs/queries.jsonl  ## train the shipped adapter anew from NOMINA_DATA (hours; resumes)
+runs/written.jsonl: .venv/.base tools/written.py $(wildcard corpora/written/*.txt)
+	$(BIN)/python tools/written.py $@
+
+model: .venv/.dev runs/queries.jsonl runs/written.jsonl  ## train the shipped adapter anew from NOMINA_DATA (hours; resumes)
 	@test -n "$(NOMINA_DATA)" || (echo "set NOMINA_DATA to the folder of the corpora" && exit 1)
 	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc-per-node 2 -m nomina.cli train recipes/default.toml
 

@@ -3,6 +3,7 @@
 Alternates between the systems, several rounds, and prints the median of each as JSON:
 
 - `generate`: transformers' own greedy decoding of the same completion format, one sentence a call;
+- `generate xN` (with `--batches N`): the same, N sentences of like length a call;
 - `plain`: the grounded rule one choice at a time, with a cache of keys and values;
 - `engine`: drafts and readings, batched, shared prefix;
 - `single`: the same, one sentence a call;
@@ -61,16 +62,23 @@ def read_once(engine, requests, paths):
 
 
 @torch.inference_mode()
-def generate(model, requests, paths):
-    tokens = 0
+def generate(model, requests, paths, size=1):
+    """Let transformers write completions of the right lengths, so that slips cost neither side."""
+    rows = []
     for request, path in zip(requests, paths, strict=False):
-        ids = torch.tensor([[*request.prefix_ids, *request.sentence_ids]])
         fork = request.grounding.start()
         length = len(fork.forced) + sum(1 + len(f.take(c).forced) for f, c, _ in path)
-        # As many tokens as the right completion has, so that slips cost neither side.
-        model.module.generate(ids, max_new_tokens=length, min_new_tokens=length, do_sample=False)
-        tokens += length
-    return tokens
+        rows.append((length, [*request.prefix_ids, *request.sentence_ids]))
+    rows.sort()  # a batch writes as long as its longest row
+    for start in range(0, len(rows), size):
+        batch = rows[start : start + size]
+        width = max(len(ids) for _, ids in batch)
+        ids = torch.tensor([[0] * (width - len(ids)) + ids for _, ids in batch])
+        mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for _, ids in batch])
+        length = batch[-1][0]
+        model.module.generate(
+            ids, attention_mask=mask, max_new_tokens=length, min_new_tokens=length, do_sample=False
+        )
 
 
 def main():
@@ -80,6 +88,7 @@ def main():
     parser.add_argument("--sentences", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--generate", type=int, default=2, help="sentences for `generate`")
+    parser.add_argument("--batches", type=int, nargs="*", default=[], help="of `generate`")
     options = parser.parse_args()
     model, corpus = nomina.load(options.model).model, read_corpus(options.data)
     untouched = load_model(options.model)  # as transformers loads it, without nomina's kernels
@@ -88,6 +97,7 @@ def main():
     paths = list(engine.decode(requests))  # warms everything up
     seconds = {name: [] for name in ("generate", "plain", "engine", "single", "floor")}
     few = options.generate
+    seconds |= {f"generate x{size}": [] for size in options.batches}
     for _ in range(options.rounds):
         for name in seconds:
             requests = build(model, corpus, options.sentences)  # forks are remembered: start anew
@@ -96,6 +106,12 @@ def main():
             if name == "generate":
                 generate(untouched, requests[:few], paths)
                 count = few
+            elif name.startswith("generate x"):
+                size = int(name.removeprefix("generate x"))
+                # Whole batches; the sentences are the engine's own, as often as it takes.
+                count = max(size, count // size * size)
+                many = [requests[i % len(requests)] for i in range(count)]
+                generate(untouched, many, [paths[i % len(paths)] for i in range(count)], size)
             elif name == "plain":
                 count = min(4, count)
                 plain = [decode_plain(model, request) for request in requests[:count]]
@@ -124,6 +140,11 @@ def main():
                 "dtype": str(model.module.dtype),
                 "ms_per_sentence": {name: round(1000 * value, 1) for name, value in median.items()},
                 "generate / engine": round(median["generate"] / median["engine"], 1),
+                "generate in its best batch / engine": round(
+                    min(v for k, v in median.items() if k.startswith("generate"))
+                    / median["engine"],
+                    1,
+                ),
                 "plain / engine": round(median["plain"] / median["engine"], 2),
                 "engine / floor": round(median["engine"] / median["floor"], 2),
                 "reads per sentence": round(usage["reads"] / usage["requests"], 2),

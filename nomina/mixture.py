@@ -52,7 +52,7 @@ class Question:
     source: str = ""
 
 
-ORDER = 2  # which questions follow from a seed; a run that began with another cannot go on
+ORDER = 3  # which questions follow from a seed; a run that began with another cannot go on
 
 
 @dataclass(frozen=True)
@@ -256,10 +256,13 @@ class Mixture:
             for row in self.corpora[name]
             for span in row.spans
         ] or [label.name for labels in label_sets.values() for label in labels]
-        self._siblings: dict[str, list[str]] = {}
-        for label in self._open_types:
+        # By the root of how often they were annotated, so that `poem` is asked for beside `book` at
+        # all; but people have several trades, and the frequent ones are apart from each other.
+        self._siblings: dict[str, dict[str, float]] = {}
+        for label, count in Counter(self._open_types).items():
             if kind := self.cards.kind(label):
-                self._siblings.setdefault(kind, []).append(label)
+                weight = count if kind == "person" else count**0.5
+                self._siblings.setdefault(kind, {})[label] = weight
 
     def _weights(self) -> dict[str, float]:
         shares = dict(self.config.shares or {})
@@ -328,8 +331,10 @@ class Mixture:
             labels = self._general({span.label for span in example.spans}, labels, rng)
         example, labels = self._rename(replace(example, spans=tuple(spans)), labels, rng)
         dice = shared or rng
-        defined = dice.random() < (0.9 if example.labels else config.p_define)
         own = example.labels or self.label_sets.get(name)
+        # A passage with a label set of its own may have been annotated by its definitions.
+        says = example.labels is not None and any(label.definition for label in example.labels)
+        defined = dice.random() < (0.9 if says else config.p_define)
         label_set = self._label_set(labels, own, defined, dice)
         demonstrations: tuple[Example, ...] = ()
         is_closed = name in self.label_sets and not example.labels
@@ -364,7 +369,7 @@ class Mixture:
             absent = self._foreign(present, rng.randint(1, config.max_absent), rng)
             if present and rng.random() < config.p_sibling:
                 absent += self._foreign_siblings([*present, *absent], present, rng)
-        if len(present) > 1:
+        if len(present) > 1 and not example.labels:  # in such a set one label may hide another
             present = [x for x in present if rng.random() >= config.p_drop_present] or present[:1]
         if own is not None and rng.random() < config.p_foreign and not example.labels:
             # The types of this corpus are exhaustive; others are asked for only if no type of
@@ -392,7 +397,8 @@ class Mixture:
         """Draw absent types, one each of the kinds of up to three types of the passage."""
         found: list[str] = []
         for label in rng.sample(present, min(len(present), rng.randint(1, 3))):
-            for other in rng.choices(self._siblings.get(self.cards.kind(label), [label]), k=4):
+            siblings = self._siblings.get(self.cards.kind(label), {label: 1.0})
+            for other in rng.choices(list(siblings), list(siblings.values()), k=4):
                 if not any(self.cards.may_overlap(other, name) for name in (*avoid, *found)):
                     found.append(other)
                     break
@@ -488,15 +494,17 @@ def replace_label(span: Span, label: str) -> Span:
 
 
 def _merge(rows: Sequence[Example], max_words: int) -> Example:
-    words: list[str] = []
+    text = ""
+    offsets: list[tuple[int, int]] = []
     spans: list[Span] = []
     for row in rows:
-        if words and len(words) + len(row.offsets) > max_words:
+        if offsets and len(offsets) + len(row.offsets) > max_words:
             break
-        spans += [Span(a + len(words), b + len(words), label) for a, b, label in row.spans]
-        words += row.words
-    merged = Example.from_tags(words, ["O"] * len(words))
-    return replace(merged, spans=tuple(spans), source=rows[0].source)
+        text += " " if text else ""
+        spans += [Span(a + len(offsets), b + len(offsets), label) for a, b, label in row.spans]
+        offsets += [(start + len(text), end + len(text)) for start, end in row.offsets]
+        text += row.text
+    return Example(text, tuple(offsets), tuple(spans), source=rows[0].source)
 
 
 def _cut(example: Example, max_words: int) -> Example:
@@ -536,7 +544,7 @@ def _write(example: Example, config: MixtureConfig, rng: random.Random) -> Examp
     if rng.random() < config.p_typos:
         words = [_misspell(word, rng) if rng.random() < 0.1 else word for word in example.words]
         example = _rebuild(words, example)
-    if rng.random() < config.p_natural:
+    if rng.random() < config.p_natural and example.text == " ".join(example.words):
         text, offsets = restore_spacing(example.words)
         entities = spans_to_entities(text, offsets, example.spans)
         # Our own words, as for a user's text; entities may begin or end inside a corpus's word.

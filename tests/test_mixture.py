@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from nomina.entities import Example, LabelSet
+from nomina.entities import Entity, Example, LabelSet
 from nomina.errors import DataError, RecipeError
 from nomina.mixture import Card, Cards, Mixture, MixtureConfig
 
@@ -92,6 +92,40 @@ def test_siblings_of_a_type_are_asked_for_beside_it(cards):
         shares.append(sum("village" in names for names in asked) / len(asked))
         assert not any("location" in names for names in asked)
     assert shares[1] > shares[0] + 0.2, shares
+
+
+def test_a_rare_sibling_is_asked_for_beside_a_frequent_one(cards):
+    kinds = {x: Card(x, "a work", (), "work of art") for x in ("book", "film", "poem")}
+    rows = [
+        Example.from_tags(["Emma"], [f"B-{x}"]) for x in ["book"] * 50 + ["film"] * 49 + ["poem"]
+    ]
+    config = MixtureConfig(p_sibling=1, max_absent=1, p_general=0, p_merge=0)
+    mixture = Mixture({"mine": rows}, {}, Cards(kinds), config)
+    asked = [q.labels.names for q in itertools.islice(mixture.questions(0), 2000)]
+    beside = [names for names in asked if "book" in names and len(names) > 1]
+    share = sum("poem" in names for names in beside) / len(beside)
+    assert share > 0.08, share  # 2 % of what is not a book
+
+
+def test_a_passage_with_a_label_set_is_asked_for_all_of_it(cards):
+    words, tags = ["Ann", "met", "Bo"], ["B-author", "O", "B-person"]
+    for definition in ("", "who writes"):
+        own = LabelSet.of({"author": definition, "person": "", "year": ""})
+        row = Example.from_tags(words, tags, labels=own)
+        config = MixtureConfig(p_rename=0, p_symbol=0, p_define=0, p_lower=0, p_typos=0)
+        mixture = Mixture({"mine": [row]}, {}, cards, config)
+        questions = list(itertools.islice(mixture.questions(0), 100))
+        assert all(set(q.labels.names) == {"author", "person", "year"} for q in questions)
+        assert all(len(q.example.spans) == 2 for q in questions)
+        assert any(q.definitions for q in questions) == bool(definition)
+
+
+def test_text_as_people_write_it_stays_as_it_is(cards):
+    text = "sshd[2211]: Failed  for\nroot"
+    row = Example.from_entities(text, [Entity("2211", "process id", 5, 9)])
+    mixture = Mixture({"log": [row]}, {}, cards, MixtureConfig(p_natural=1, p_lower=0, p_typos=0))
+    for question in itertools.islice(mixture.questions(0), 20):
+        assert question.example.text == text
 
 
 def test_a_corpus_with_a_label_set_is_asked_for_its_own_labels(cards):
