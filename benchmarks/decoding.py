@@ -95,9 +95,10 @@ def main():
     requests = build(model, corpus, options.sentences)
     engine = Engine(model)
     paths = list(engine.decode(requests))  # warms everything up
-    seconds = {name: [] for name in ("generate", "plain", "engine", "single", "floor")}
+    systems = ["generate", "plain", "engine", "single", "floor"]
+    systems += [f"generate x{size}" for size in options.batches]
+    seconds = {name: [] for name in systems}
     few = options.generate
-    seconds |= {f"generate x{size}": [] for size in options.batches}
     for _ in range(options.rounds):
         for name in seconds:
             requests = build(model, corpus, options.sentences)  # forks are remembered: start anew

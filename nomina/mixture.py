@@ -67,7 +67,8 @@ class MixtureConfig:
         max_all_labels: See `p_all_labels`.
         group: This many questions in a row that ask for all labels of their corpus do so in the
             same words and order, so that they can share the computation of their prompt.
-        p_drop_present: Leave a type of the text out of the question.
+        p_drop_present: Leave a type of the text out of the question, unless the passage has a
+            label set of its own.
         p_foreign: Add absent types of other corpora that mean something else.
         p_rename: Ask for a label under another name.
         p_broader: Ask for the broader kind of fine types.
@@ -75,12 +76,13 @@ class MixtureConfig:
             finer type keeps it, so the most specific label wins (as in CrossNER, where a musician
             is no `person`).
         p_sibling: Ask for absent types of the same kind beside those of a passage of open types
-            (`poem` where a book is named), so that a label is chosen by what it means.
-        p_define: Show definitions.
+            (`poem` where a book is named), so that a label is chosen by what it means. Drawn by
+            the root of their frequency; kinds of persons by the frequency itself.
+        p_define: Show definitions; those of a passage's own label set are shown nine times in ten.
         p_demonstrate: Show one or two solved examples of the same corpus.
         p_symbol: Hide a defined label behind a symbol (symbol tuning, Wei et al. 2023).
         p_merge: Join up to three neighbouring passages into one short document.
-        p_natural: Restore the spacing that people write.
+        p_natural: Restore the spacing that people write, where words are joined by spaces.
         p_lower: Lower-case the text; half of these lose their punctuation too.
         p_typos: Misspell some words, as OCR and chats do.
         max_words: Longer passages are cut at a word outside an entity; the rest is not asked.
@@ -333,8 +335,8 @@ class Mixture:
         dice = shared or rng
         own = example.labels or self.label_sets.get(name)
         # A passage with a label set of its own may have been annotated by its definitions.
-        says = example.labels is not None and any(label.definition for label in example.labels)
-        defined = dice.random() < (0.9 if says else config.p_define)
+        is_defined = any(label.definition for label in example.labels or ())
+        defined = dice.random() < (0.9 if is_defined else config.p_define)
         label_set = self._label_set(labels, own, defined, dice)
         demonstrations: tuple[Example, ...] = ()
         is_closed = name in self.label_sets and not example.labels

@@ -44,8 +44,10 @@ def test_what_a_label_held_goes_to_its_broader_label_or_to_nothing(tmp_path):
         assert all(e["label"] in asked for e in row["entities"])
         assert all(row["text"][e["start"] : e["end"]] == e["text"] for e in row["entities"])
         names = {e["text"]: e["label"] for e in row["entities"]}
+        definitions = row["label_set"]
         if not asked & {"winery", "wine estate", "producer"}:
             assert names["Château Palmer"] == "organization"
+            assert definitions["organization"] == ""  # it is no longer one "that makes no wine"
         seen.add("Merlot" in names)
     assert seen == {True, False}
 

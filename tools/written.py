@@ -7,7 +7,7 @@
 its task, so that absence means absence and the most specific label wins. People ask differently of
 the same passage, so each is asked in its own way, drawn from the seed: labels under other names,
 fine labels left out (what they held goes to their broader label, if the set has one), with and
-without definitions. The same files and seed write the same corpus.
+without definitions. A passage and a seed give the same row, whatever stands beside it.
 """
 
 from __future__ import annotations
@@ -113,10 +113,12 @@ def record(
 ) -> dict[str, object]:
     """Draw one way to ask for a passage; a record of nomina's own format."""
     names = list(task.definitions)
+    wider: set[str] = set()  # labels that hold more than their definition says
     if rng.random() < 0.45:  # ask for fewer labels
         fine = [name for name in names if name not in task.parents.values()]
         count = rng.randint(1, max(1, len(fine) - 2))
         gone = set(rng.sample(fine, min(count, len(names) - 1)))
+        wider = {task.parents[x] for x in gone if x in task.parents}
         spans = [(a, b, task.parents.get(x, "") if x in gone else x) for a, b, x in spans]
         spans = [span for span in spans if span[2]]
         names = [name for name in names if name not in gone]
@@ -127,13 +129,13 @@ def record(
         if choices and rng.random() < 0.3:
             called[name] = rng.choice(choices)
     rng.shuffle(names)
-    defined = rng.random() < 0.35
+    defined = set(names) - wider if rng.random() < 0.35 else set()
     return {
         "text": text,
         "entities": [
             {"text": text[a:b], "label": called[x], "start": a, "end": b} for a, b, x in spans
         ],
-        "label_set": {called[x]: task.definitions[x] if defined else "" for x in names},
+        "label_set": {called[x]: task.definitions[x] if x in defined else "" for x in names},
         "source": f"written: {task.name}",
     }
 
@@ -165,14 +167,18 @@ def main() -> int:
         return 1
     if args.path is None:
         parser.error("give a path to write to, or --check")
-    rng = Random(args.seed)
-    rows = [record(task, *passage, rng) for task in tasks for passage in task.passages]
-    rng.shuffle(rows)
+    rows = [
+        # Of each passage alone: others may be added, and files cut anew.
+        record(task, text, spans, Random(f"{args.seed}/{task.name}/{text}"))
+        for task in tasks
+        for text, spans in task.passages
+    ]
     args.path.parent.mkdir(parents=True, exist_ok=True)
     args.path.write_text(
         "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8"
     )
-    print(f"{args.path}: {len(rows)} passages of {len(tasks)} tasks")
+    marks = sum(len(spans) for task in tasks for _, spans in task.passages)
+    print(f"{args.path}: {len(rows)} passages of {len(tasks)} tasks, {marks} marks")
     return 0
 
 
