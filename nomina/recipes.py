@@ -25,10 +25,11 @@ else:  # pragma: no cover
     import tomli as tomllib
 
 # Defaults of a recipe that names `data`. 100 sentences are about 110 steps of 1,300 tokens with
-# them: under ten minutes at 500 tokens/s. Compiling the layers would cost a tenth of that.
+# them: under ten minutes at 500 tokens/s. Compiling the layers would cost a tenth of that. At three
+# times the rate a model that is good already forgets more than it learns (docs/log.md, 2026-11-22).
 FINE_TUNING: Mapping[str, Any] = {
     "base": "default",
-    "learning_rate": 2e-4,
+    "learning_rate": 7e-5,
     "warmup_steps": 10,
     "steps": 0,
     "accumulate": 1,
@@ -61,7 +62,7 @@ class Recipe:
             marked `default_model`. Defaults to these.
         mixture: Settings of `MixtureConfig`.
         dev: Files or `NAME:SPLIT` that checkpoints are compared on. Defaults to a part of `data`.
-        dev_share: That part, drawn by `seed`; nothing is taken from fewer than 40 sentences.
+        dev_share: That part, drawn by `seed`; nothing is taken from fewer than 200 sentences.
         dev_sentences: Sentences of each dev set that are read in an evaluation, at most.
         rank: Rank of a new LoRA adapter (Hu et al. 2021), on all projections of every layer.
         learning_rate: Highest rate; warmed up over `warmup_steps`, then linear to 3 %.

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 
 from nomina.base import quiet_libraries
+from nomina.calibration import FILE_NAME as CALIBRATION_NAME
+from nomina.calibration import Calibration
 from nomina.errors import ModelError, RecipeError
 from nomina.formats import get_format
 from nomina.models import LanguageModel, ModelConfig, load_model, model_folder, write_config
@@ -34,6 +36,8 @@ class Trainable:
         origin: What it started from.
         base: The base model below it all.
         notes: What is not as the recipe says.
+        calibration: That of what it started from; the result keeps it, with the threshold, unless
+            a new one is fitted.
     """
 
     model: LanguageModel
@@ -41,6 +45,7 @@ class Trainable:
     origin: str
     base: str
     notes: tuple[str, ...] = ()
+    calibration: Calibration | None = None
 
     @property
     def module(self) -> Any:
@@ -78,6 +83,8 @@ class Trainable:
             path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         config = dataclasses.replace(self.model.config, base=self.base if is_adapter else "")
         write_config(folder, config)
+        if self.calibration is not None:
+            self.calibration.save(folder)
         (folder / "README.md").write_text(card, encoding="utf-8")
 
 
@@ -109,12 +116,17 @@ def load_trainable(recipe: Recipe) -> Trainable:
             model.config = config
         if rank != recipe.rank:
             notes.append(f"the adapter {recipe.base!r} goes on with its own rank, {rank}")
-    # A threshold was chosen for the scores of the model that training starts from.
-    model.config = dataclasses.replace(
-        model.config, format=recipe.format or model.config.format, threshold=0.0
-    )
+    model.config = dataclasses.replace(model.config, format=recipe.format or model.config.format)
     model.format = get_format(model.config.format)
-    return Trainable(model, recipe.method, _spelled(recipe.base), _spelled(base), tuple(notes))
+    is_calibrated = (folder / CALIBRATION_NAME).is_file()
+    return Trainable(
+        model,
+        recipe.method,
+        _spelled(recipe.base),
+        _spelled(base),
+        tuple(notes),
+        Calibration.load(folder) if is_calibrated else None,
+    )
 
 
 def _spelled(name: str) -> str:

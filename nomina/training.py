@@ -66,6 +66,7 @@ _RESERVED = frozenset(
 )
 
 _MIN_TO_CALIBRATE = 20  # entities found on dev
+_MIN_TO_CALIBRATE_ANEW = 200  # the same, if the start is calibrated
 
 
 @dataclass(frozen=True)
@@ -344,7 +345,9 @@ class _Run:
                 of_set = sum(parts, _Found())
                 f1s.append(of_set.f1)
                 found += of_set
-        return sum(f1s) / len(f1s), found.calibration()
+        is_calibrated = self.trainable.calibration is not None
+        least = _MIN_TO_CALIBRATE_ANEW if is_calibrated else _MIN_TO_CALIBRATE
+        return sum(f1s) / len(f1s), found.calibration(least)
 
     def note_f1(self, f1: float, calibration: Calibration | None) -> None:
         """Take note of an evaluation, and keep the model if it is the best so far."""
@@ -468,9 +471,9 @@ class _Found:
     def f1(self) -> float:
         return 2 * sum(self.correct) / max(len(self.scores) + self.num_gold, 1)
 
-    def calibration(self) -> Calibration | None:
-        """Return a calibration; None if there are too few entities to fit it on."""
-        if len(self.scores) < _MIN_TO_CALIBRATE or len(set(self.correct)) < 2:
+    def calibration(self, least: int = _MIN_TO_CALIBRATE) -> Calibration | None:
+        """Return a calibration; None if there are fewer than `least` entities to fit it on."""
+        if len(self.scores) < least or len(set(self.correct)) < 2:
             return None
         return fit_temperature(self.scores, self.correct)
 

@@ -88,16 +88,16 @@ def test_data_without_entities_is_an_error(make):
 
 
 def test_dev_is_split_off_by_seed(make):
-    records = [one(f"Oslo {i}", (0, 4, "city")) for i in range(60)]
+    records = [one(f"Oslo {i}", (0, 4, "city")) for i in range(200)]
     first, again, other = (make(records, seed=seed) for seed in (1, 1, 2))
     texts = [{row.text for row in x.dev[0].examples} for x in (first, again, other)]
-    assert len(texts[0]) == 9
+    assert len(texts[0]) == 30
     assert texts[0] == texts[1] != texts[2]
     (rows,) = first.mixture.corpora.values()
-    assert len(rows) == len(first.places) == 51
+    assert len(rows) == len(first.places) == 170
     assert not texts[0] & {row.text for row in rows}
     assert first.fingerprint == again.fingerprint != other.fingerprint
-    assert make(records[:30]).dev == ()
+    assert make(records[:199]).dev == ()
 
 
 def test_what_is_odd_is_noted(make):

@@ -16,6 +16,7 @@ from conftest import build_module
 from queries import queries
 from safetensors.torch import load_file
 
+from nomina.calibration import Calibration
 from nomina.entities import Example, LabelSet
 from nomina.errors import DataError, NominaError, RecipeError
 from nomina.extractor import Tagger
@@ -50,7 +51,7 @@ def folder(tmp_path, byte_tokenizer, unigram_tokenizer):
     for family, tokenizer in (("llama", byte_tokenizer), ("t5", unigram_tokenizer)):
         module = build_module(family, max(400, len(tokenizer)), scale=0.3)
         LanguageModel(module, tokenizer, ModelConfig()).save(tmp_path / family)
-    lines = [json.dumps({"tokens": row.words, "labels": row.tags}) for row in ROWS * 15]
+    lines = [json.dumps({"tokens": row.words, "labels": row.tags}) for row in ROWS * 70]
     (tmp_path / "mine.jsonl").write_text("\n".join(lines) + "\n")
     return tmp_path
 
@@ -197,13 +198,15 @@ def test_an_adapter_is_trained_further(folder):
     first = train(Recipe.of(values(folder, output=f"{folder}/first", steps=3)))
     of_first = json.loads((first / "nomina.json").read_text())
     (first / "nomina.json").write_text(json.dumps({**of_first, "threshold": 0.5}))
+    Calibration(3.0).save(first)
     notes = []
     made = values(folder, base=str(first), rank=9, steps=1, learning_rate=1e-6)
     second = train(Recipe.of(made), note=notes.append)
     assert any("its own rank, 4" in note for note in notes)
     config = json.loads((second / "nomina.json").read_text())
     assert config["base"] == f"{folder}/llama"
-    assert config["threshold"] == 0  # that of the first was for its own scores
+    assert config["threshold"] == 0.5  # with the scale of its scores
+    assert Calibration.load(second).temperature == 3
     old, new = load_file(first / WEIGHTS), load_file(second / WEIGHTS)
     assert old.keys() == new.keys()
     assert all(torch.allclose(old[key], new[key], atol=1e-4) for key in old)
@@ -285,7 +288,7 @@ def test_a_sentence_longer_than_the_window_is_named_before_training(folder):
     with open(folder / "mine.jsonl", "a") as file:
         file.write(json.dumps({"tokens": ["w"] * 90, "labels": ["O"] * 90}) + "\n")
     seen = []
-    with pytest.raises(DataError, match=r"mine.jsonl:46: the sentence has \d+ tokens"):
+    with pytest.raises(DataError, match=r"mine.jsonl:211: the sentence has \d+ tokens"):
         train(Recipe.of(values(folder, max_length=100, dev_share=0.0)), seen.append)
     assert not seen
 
