@@ -263,7 +263,7 @@ _EXTRACT_RESPONSES: dict[int | str, dict[str, Any]] = {
                 "schema": {"$ref": "#/components/schemas/ExtractAnswer"},
                 "example": {
                     "documents": [_EXAMPLE_DOCUMENT],
-                    "model": "nomina-270m",
+                    "model": "default",
                     "offset_unit": "codepoint",
                     "usage": _EXAMPLE_USAGE,
                 },
@@ -271,7 +271,7 @@ _EXTRACT_RESPONSES: dict[int | str, dict[str, Any]] = {
             "application/x-ndjson": {
                 "schema": {"type": "string"},
                 "example": json.dumps({"index": 0, "document": _EXAMPLE_DOCUMENT})
-                + '\n{"done": true, "model": "nomina-270m", "offset_unit": "codepoint", "usage": '
+                + '\n{"done": true, "model": "default", "offset_unit": "codepoint", "usage": '
                 + json.dumps(_EXAMPLE_USAGE)
                 + "}\n",
             },

@@ -1,9 +1,10 @@
 """Where texts come from: files, folders and streams of any kind, one text at a time.
 
-A plain text file is one text. JSON lines are a text a line, told by their content or by the ending
-`.jsonl`; tables (CSV, TSV, Parquet) are a text a row; corpora (`.json`, `.conll`, `.spacy`, a
-folder of datasets) give their texts without what is marked in them. What cannot be read ends the
-reading with file and line, or is set aside through a `Report`, and the rest goes on.
+A plain text file is one text, or a text a line if asked for (logs). JSON lines are a text a line,
+told by their content or by the ending `.jsonl`; tables (CSV, TSV, Parquet) are a text a row;
+corpora (`.json`, `.conll`, `.spacy`, a folder of datasets) give their texts without what is marked.
+What cannot be read ends the reading with file and line, or is set aside through a `Report`, and the
+rest goes on.
 
 Knows nothing of labels or models.
 """
@@ -40,7 +41,8 @@ class Source:
 
     Attributes:
         text: The text.
-        id: What its record calls it; None if nothing.
+        id: What its record calls it, or the number of its line where lines are texts; None if
+            nothing.
         file: The file it comes from; empty for none.
     """
 
@@ -50,7 +52,12 @@ class Source:
 
 
 def read_files(
-    names: Iterable[str], stdin: IO[bytes], report: Report, text_column: str = ""
+    names: Iterable[str],
+    stdin: IO[bytes],
+    report: Report,
+    text_column: str = "",
+    *,
+    by_line: bool = False,
 ) -> Iterator[Source]:
     """Yield the texts of files, one file after the other.
 
@@ -60,6 +67,7 @@ def read_files(
         stdin: What to read for `-`.
         report: Where bad records and files are set aside, if it skips errors.
         text_column: Column or key that holds the text. Defaults to `text`.
+        by_line: Whether each line of plain text is a text of its own; empty lines are none.
 
     Raises:
         DataError: Unless errors are skipped, if a file or record cannot be read; names file and
@@ -68,10 +76,11 @@ def read_files(
     """
     for name in names:
         if name == "-":
-            yield from _read(STDIN, read_texts(stdin, STDIN, report, key=text_column), report)
+            texts = read_texts(stdin, STDIN, report, key=text_column, by_line=by_line)
+            yield from _read(STDIN, texts, report)
             continue
         for path in _walk(Path(name)):
-            yield from _read(str(path), _read_path(path, report, text_column), report)
+            yield from _read(str(path), _read_path(path, report, text_column, by_line), report)
 
 
 def _walk(path: Path) -> Iterator[Path]:
@@ -86,7 +95,7 @@ def _walk(path: Path) -> Iterator[Path]:
             yield from _walk(child)
 
 
-def _read_path(path: Path, report: Report, text_column: str) -> Iterator[Source]:
+def _read_path(path: Path, report: Report, text_column: str, by_line: bool) -> Iterator[Source]:
     suffix = (path.with_suffix("") if path.suffix == ".gz" else path).suffix.lower()
     if suffix in _FORMATS or path.is_dir():
         options = FileOptions(text_column=text_column)
@@ -95,7 +104,9 @@ def _read_path(path: Path, report: Report, text_column: str) -> Iterator[Source]
         return
     with open_bytes(path) as stream:
         is_lines = True if suffix in _LINES else None
-        yield from read_texts(stream, str(path), report, is_lines=is_lines, key=text_column)
+        yield from read_texts(
+            stream, str(path), report, is_lines=is_lines, key=text_column, by_line=by_line
+        )
 
 
 def _read(name: str, sources: Iterator[Source], report: Report) -> Iterator[Source]:
@@ -130,6 +141,7 @@ def read_texts(
     *,
     is_lines: bool | None = None,
     key: str = "",
+    by_line: bool = False,
 ) -> Iterator[Source]:
     """Yield the texts of a stream: a JSON object with `text` a line, or else all of it as one text.
 
@@ -140,6 +152,7 @@ def read_texts(
             aside as a whole.
         is_lines: Whether it is JSON lines. Defaults to what the first line looks like.
         key: Key of the text. Defaults to `text`.
+        by_line: Whether each line is a text of its own where the stream is not JSON lines.
 
     Raises:
         DataError: If the stream is binary; unless errors are skipped, if it is not UTF-8, a line is
@@ -156,7 +169,8 @@ def read_texts(
     if is_lines is None:
         is_lines = bool(head) and not head[-1].problem and _has_text(head[-1].text, key)
     if not is_lines:
-        yield from _whole(head, lines, name, file, report)
+        read = _each if by_line else _whole
+        yield from read(_chain(head, lines), name, file, report)
         return
     for line in _chain(head, lines):
         place = f"{name}:{line.number}"
@@ -178,18 +192,29 @@ def read_texts(
                 yield Source(record[key], record.get("id"), file)
 
 
-def _whole(
-    head: list[_Line], lines: Iterator[_Line], name: str, file: str, report: Report
-) -> Iterator[Source]:
+def _whole(lines: Iterator[_Line], name: str, file: str, report: Report) -> Iterator[Source]:
     parts = []
-    for line in _chain(head, lines):
-        zero = line.text.find("\0")
-        if line.problem or zero >= 0:
-            reason = line.problem or f"a NUL character in column {zero + 1}: is it a text file?"
+    for line in lines:
+        if reason := _fault(line):
             report.reject(f"{name}:{line.number}", reason, line.text)
             return
         parts.append(line.text)
     yield Source("".join(parts), None, file)
+
+
+def _each(lines: Iterator[_Line], name: str, file: str, report: Report) -> Iterator[Source]:
+    for line in lines:
+        if reason := _fault(line):
+            report.reject(f"{name}:{line.number}", reason, line.text)
+        elif line.text.strip():
+            yield Source(line.text.rstrip("\r\n"), line.number, file)
+
+
+def _fault(line: _Line) -> str:
+    zero = line.text.find("\0")
+    if zero >= 0 and not line.problem:
+        return f"a NUL character in column {zero + 1}: is it a text file?"
+    return line.problem
 
 
 def _chain(head: list[_Line], rest: Iterator[_Line]) -> Iterator[_Line]:

@@ -42,6 +42,7 @@ SENTENCE = {"id": "1", "words": ["in", "Paris"], "gold": [[1, 2, "city"]]}
 FILES = {
     "contract.txt": "Made on 3 March by Acme GmbH.\n",
     "tickets.jsonl": '{"id": 7, "text": "the pump stops"}\n',
+    "app.log": "sshd[7]: Accepted publickey for ann\n",
     "predictions.jsonl": json.dumps({**SENTENCE, "predicted": [[1, 2, "city", 0.97]]}) + "\n",
     "a.jsonl": json.dumps({**SENTENCE, "predicted": [[1, 2, "city"]]}) + "\n",
     "b.jsonl": json.dumps({**SENTENCE, "predicted": []}) + "\n",

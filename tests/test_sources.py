@@ -213,3 +213,20 @@ def test_the_side_file_cannot_be_an_input_or_nowhere(extract, tmp_path):
     result, _ = extract("--file", "a.txt", "--skip-errors", "no/where")
     assert result.exit_code == 1
     assert "cannot be written" in result.stderr
+
+
+def test_each_line_can_be_a_text(tmp_path):
+    log = write(tmp_path / "app.log", '\ufeffsshd[1]: up\r\n\n  \nsshd[2]: döwn\n{"a": 1}')
+    texts, _ = read(log, by_line=True)
+    want = [("sshd[1]: up", 1), ("sshd[2]: döwn", 4), ('{"a": 1}', 5)]
+    assert [(source.text, source.id) for source in texts] == want
+    assert [source.text for source in read("-", by_line=True)[0]] == ["piped"]
+    # JSON lines and tables stay what they are
+    rows = write(tmp_path / "b.jsonl", '{"text": "one", "id": "x"}\n')
+    assert read(rows, by_line=True)[0] == [Source("one", "x", str(rows))]
+    bad = write(tmp_path / "bad.log", b"fine\na\0b\n\xff\nalso fine\n")
+    texts, problems = read(bad, skip=True, by_line=True)
+    assert [source.text for source in texts] == ["fine", "also fine"]
+    assert [place for place, _ in problems] == [f"{bad}:2", f"{bad}:3"]
+    with pytest.raises(DataError, match=r"bad\.log:2: a NUL character in column 2"):
+        read(bad, by_line=True)

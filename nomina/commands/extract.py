@@ -30,9 +30,7 @@ OUTPUTS = ("table", "text", "jsonl", "html")
 DecodingOption = Annotated[
     str, typer.Option(help="grounded, or free: what `generate` would write, aligned afterwards.")
 ]
-BeamsOption = Annotated[
-    int, typer.Option(help="Hypotheses that grounded decoding keeps; slower, a little better.")
-]
+BeamsOption = Annotated[int, typer.Option(help="Hypotheses that grounded decoding keeps; slower.")]
 
 DEMO: tuple[tuple[str, str, dict[str, str]], ...] = (
     (
@@ -110,11 +108,11 @@ class SideFile(Report):
 
 
 def _sources(
-    texts: Sequence[str], files: Sequence[str], report: Report, text_column: str
+    texts: Sequence[str], files: Sequence[str], report: Report, text_column: str, by_line: bool
 ) -> Iterator[Source]:
     yield from map(Source, texts)
     names = files if files or texts else ["-"]
-    yield from read_files(names, sys.stdin.buffer, report, text_column)
+    yield from read_files(names, sys.stdin.buffer, report, text_column, by_line=by_line)
 
 
 def _labels(names: str | None, file: Path | None) -> LabelSet:
@@ -278,6 +276,12 @@ def register(app: typer.Typer) -> None:
         text_column: Annotated[
             str, typer.Option(help="Column or key with the text. Default: text.")
         ] = "",
+        lines: Annotated[
+            bool,
+            typer.Option(
+                "--lines", help="Each line of plain text is a text (logs); `id` is its number."
+            ),
+        ] = False,
         skip_errors: Annotated[
             Path | None,
             typer.Option(
@@ -327,7 +331,7 @@ def register(app: typer.Typer) -> None:
                 raise typer.BadParameter(f"--skip-errors would overwrite the input {skip_errors}")
             report = Report() if skip_errors is None else SideFile(skip_errors)
             tagger = _load(model, form, consistent=consistent, decoding=decoding, num_beams=beams)
-            sources = _sources(texts or (), files, report, text_column)
+            sources = _sources(texts or (), files, report, text_column, lines)
             found = documents(tagger, sources, label_set, threshold=threshold)
             names_files = len(files) > 1 or any(Path(name).is_dir() for name in files)
             count = _print_all(tagger, found, chosen, label_set, names_files)
