@@ -34,7 +34,7 @@ def main():
         rows = list(csv.DictReader(file))
     figure, axes = pyplot.subplots(figsize=(6, 4))
     for column, style in (("100 sentences", "C0o-"), ("full dev", "C1s-")):
-        points = [(float(row["tokens"]), float(row[column])) for row in rows if row[column]]
+        points = [(float(row["tokens"]) / 1e6, float(row[column])) for row in rows if row[column]]
         axes.plot(*zip(*points, strict=True), style, label=column)
         if column == "100 sentences":  # the other has too few points
             slope, start = fit(points)
@@ -42,10 +42,12 @@ def main():
             axes.plot(ends, [slope * math.log10(x) + start for x in ends], ":k")
             print(f"{slope:.1f} F1 for ten times the tokens, data and tokens together")
     for row in rows:
-        axes.annotate(row["adapter"], (float(row["tokens"]), float(row["100 sentences"])),
+        axes.annotate(row["adapter"], (float(row["tokens"]) / 1e6, float(row["100 sentences"])),
                       xytext=(4, -12), textcoords="offset points", fontsize=8)  # fmt: skip
     axes.set_xscale("log")
-    axes.set_xlabel("tokens trained on")
+    axes.set_xticks([2, 5, 10, 20, 50], ["2", "5", "10", "20", "50"], minor=False)
+    axes.set_xticks([], minor=True)
+    axes.set_xlabel("tokens trained on, millions")
     axes.set_ylabel("zero-shot F1 on dev, seven sets")
     axes.grid(alpha=0.3, which="both")
     axes.legend()
