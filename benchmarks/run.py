@@ -1,4 +1,4 @@
-"""Print every number that the README claims, one command after the other (40 minutes here)."""
+"""Print the numbers of the README's tables, but for those named as measured once (40 minutes)."""
 
 import os
 import subprocess

@@ -39,7 +39,7 @@ from nomina.protocols import PROTOCOLS, drop_labels
 from nomina.recipes import Recipe
 
 _OPEN_TYPE_SETS = ("open_types", "task_sets")
-_MIN_TO_SPLIT = 200  # fewer are all trained on: thirty dev sentences tell checkpoints apart by luck
+_MIN_TO_SPLIT = 200  # fewer are all trained on: under thirty dev sentences choose by luck
 _MAX_WORDS = 100  # of a passage: what a tagger reads at once
 _ANNOTATIONS = ("entities", "spans", "label", "labels", "ner", "tags", "ner_tags", "instance")
 _KNOWN = {*_ANNOTATIONS, "id", "text", "offsets", "label_set", "source", "warnings", "label_list",

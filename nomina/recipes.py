@@ -25,8 +25,8 @@ else:  # pragma: no cover
     import tomli as tomllib
 
 # Defaults of a recipe that names `data`. 100 sentences are about 110 steps of 1,300 tokens with
-# them: under ten minutes at 500 tokens/s. Compiling the layers would cost a tenth of that. At three
-# times the rate a model that is good already forgets more than it learns (docs/log.md, 2026-11-22).
+# them: under ten minutes at 500 tokens/s. Compiling the layers would cost a tenth of that. At 2e-4
+# fifty sentences are worth less, on one set by two F1 (docs/log.md, 2026-11-22, "fifty sentences").
 FINE_TUNING: Mapping[str, Any] = {
     "base": "default",
     "learning_rate": 7e-5,

@@ -116,9 +116,12 @@ def load_trainable(recipe: Recipe) -> Trainable:
             model.config = config
         if rank != recipe.rank:
             notes.append(f"the adapter {recipe.base!r} goes on with its own rank, {rank}")
-    model.config = dataclasses.replace(model.config, format=recipe.format or model.config.format)
-    model.format = get_format(model.config.format)
     is_calibrated = (folder / CALIBRATION_NAME).is_file()
+    if recipe.format and recipe.format != model.config.format:
+        # Temperature and threshold belong to the scores of the old format.
+        is_calibrated = False
+        model.config = dataclasses.replace(model.config, format=recipe.format, threshold=0.0)
+    model.format = get_format(model.config.format)
     return Trainable(
         model,
         recipe.method,

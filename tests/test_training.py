@@ -211,6 +211,10 @@ def test_an_adapter_is_trained_further(folder):
     assert old.keys() == new.keys()
     assert all(torch.allclose(old[key], new[key], atol=1e-4) for key in old)
     assert any(bool(old[key].any()) for key in old if "lora_B" in key)
+    third = train(Recipe.of({**made, "output": f"{folder}/third", "format": "gner"}))
+    config = json.loads((third / "nomina.json").read_text())
+    assert (config["format"], config["threshold"]) == ("gner", 0)  # scored in another way
+    assert Calibration.load(third) == Calibration()
 
 
 def test_full_training_makes_a_model_of_its_own(folder):

@@ -87,7 +87,7 @@ def check(tasks: list[Task]) -> list[str]:
     found = []
     for task in tasks:
         names = list(task.definitions)
-        if not 2 <= len(names) <= 20:
+        if not 3 <= len(names) <= 20:
             found.append(f"{task.place}: {len(names)} labels in {task.name!r}")
         for name, parent in task.parents.items():
             if parent not in task.definitions:
