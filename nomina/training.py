@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+import sys
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -51,6 +52,7 @@ __all__ = [
     "collate",
     "default_mixture",
     "encode",
+    "end_process",
     "pack",
     "train",
 ]
@@ -157,6 +159,20 @@ def train(
     run = _Run(recipe, material, trainable, extra, report, tell)
     run.train()
     return output
+
+
+def end_process() -> None:
+    """End this process at once if it is one of several, after all that it had to write.
+
+    At the regular end of an interpreter torch's gloo threads may abort the process ("terminate
+    called without an active exception"), and torchrun would call a finished training failed;
+    leaving the group first can hang, because torch joins the threads with the interpreter's lock
+    in hand while they need it to let go of tensors.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def _trainer_options(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -34,7 +34,7 @@ WEIGHTS = "adapter_model.safetensors"
 # Trains in a process of its own; is killed after a step, or writes its losses.
 SCRIPT = """
 import json, os, signal, sys
-from nomina.training import Recipe, train
+from nomina.training import Recipe, end_process, train
 losses, (path, kill_at, out) = [], sys.argv[1:]
 def report(now):
     losses.append(now.loss)
@@ -42,7 +42,9 @@ def report(now):
         os.kill(os.getpid(), signal.SIGKILL)
 train(Recipe.read(path), report)
 if losses:
-    open(out, "w").write(json.dumps(losses))
+    with open(out, "w") as file:
+        file.write(json.dumps(losses))
+end_process()  # as the command does
 """
 
 

@@ -165,3 +165,4 @@ def register(app: typer.Typer) -> None:
                 folder = training.train(plan, show, tell)
             if is_first:
                 typer.echo(f"trained: {folder}")
+            training.end_process()
