@@ -1,0 +1,153 @@
+r"""What each choice of the default recipe is worth: short trainings that differ in one.
+
+Every arm starts from the base, sees the same number of tokens from one seed, and is scored on dev
+splits of the benchmark without a threshold. What is done already is not done again, so a killed run
+goes on. Arms may run side by side, named:
+
+    NOMINA_DATA=... python benchmarks/ablations.py                      # all, hours on a CPU
+    NOMINA_DATA=... python benchmarks/ablations.py --arms "gner format" "rank 8"
+    NOMINA_DATA=... python benchmarks/ablations.py --table              # of those that are done
+
+The two arms of negatives learn only from choices near entities, as in the study of context length
+in GNER's paper (Ding et al. 2024, section 5): `entities alone` from those inside entities.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from nomina import batches
+from nomina.recipes import Recipe
+from nomina.training import train
+
+ROOT = Path(__file__).parents[1]
+ARMS = {
+    "default recipe": {},
+    "gner format": {"format": "gner"},
+    "loss over the vocabulary": {"objective": "tokens"},
+    "full fine-tuning": {"method": "full", "learning_rate": 5e-5},
+    "rank 8": {"rank": 8},
+    "rank 128": {"rank": 128},
+    "no definitions": {"mixture": {"p_define": 0.0}},
+    "definitions in half": {"mixture": {"p_define": 0.5}},
+    "demonstrations in a fifth": {"mixture": {"p_demonstrate": 0.2}},
+    "negatives within two words": {"near": 2},
+    "entities alone": {"near": 0},
+    "another seed": {"seed": 101},
+}
+
+
+def near_entities(encode, reach):
+    """Wrap `encode`: choices outside and more than `reach` words from every entity teach nothing.
+
+    Of a question without entities the first choice is kept, because a batch needs one.
+    """
+
+    def encode_near(model, question):
+        encoded = encode(model, question)
+        example = question.example
+        sentence = batches.Sentence.of(example.text, example.offsets)
+        labels = question.labels.names
+        grounding = batches.Grounding(model.format, sentence, labels, model.lexicon)
+        path = grounding.walk(batches.gold_spans(labels, example.spans))
+        words = {
+            word
+            for span in example.spans
+            for word in range(span.start - reach, span.end + reach)
+            if span.label in labels
+        }
+        kept = [
+            choice
+            for choice, (fork, _) in zip(encoded.choices, path, strict=True)
+            if fork.state.start >= 0 or fork.state.word in words
+        ]
+        return dataclasses.replace(encoded, choices=kept or encoded.choices[:1])
+
+    return encode_near
+
+
+def train_arm(name, options):
+    """Train an arm if that is not done; returns its folder."""
+    folder = options.output / name.replace(" ", "-")
+    changes = {**ARMS[name]}
+    near = changes.pop("near", None)
+    values = Recipe.read(ROOT / "recipes" / "default.toml")
+    mixture = {**values.mixture, **changes.pop("mixture", {})}
+    recipe = dataclasses.replace(
+        values, output=str(folder), steps=options.steps, mixture=mixture, dev=(),
+        evaluate_every=options.steps, save_every=100, **changes,
+    )  # fmt: skip
+    if (folder / "minutes.json").is_file():
+        return folder
+    if near is not None:
+        batches.encode = near_entities(batches.encode, near)
+    began, last = time.monotonic(), [0.0]
+
+    def report(now):
+        if time.monotonic() - last[0] > 60:
+            last[0] = time.monotonic()
+            print(f"{name}: {now.step}/{now.steps} loss {now.loss:.3f} {now.tokens} tokens "
+                  f"{now.tokens_per_second:.0f}/s", file=sys.stderr, flush=True)  # fmt: skip
+        seen[:] = [now.tokens, now.questions]
+
+    seen = [0, 0]
+    train(recipe, report, lambda text: print(f"{name}: {text}", file=sys.stderr))
+    result = {"minutes": (time.monotonic() - began) / 60, "tokens": seen[0], "questions": seen[1]}
+    (folder / "minutes.json").write_text(json.dumps(result) + "\n")
+    return folder
+
+
+def score(folder, options):
+    """F1 on the benchmark's dev splits and what training took; from the disk if it is there."""
+    done = folder / "result.json"
+    if not done.is_file():
+        command = [sys.executable, "-m", "nomina.cli", "evaluate", "--model", folder, "--limit"]
+        command += [str(options.limit), "--threshold", "0", "--metric", "gner,strict", "--json"]
+        command += ["--no-errors", "--output", folder / "evaluation"]
+        found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+        average = {key: found["average"]["gner"][key] for key in ("f1", "low", "high")}
+        result = {**average, **json.loads((folder / "minutes.json").read_text())}
+        done.write_text(json.dumps(result) + "\n")
+    return json.loads(done.read_text())
+
+
+def table(options):
+    lines = ["| arm | F1 | | sentences | minutes |", "|---|---|---|---|---|"]
+    for name in ARMS:
+        done = options.output / name.replace(" ", "-") / "result.json"
+        if done.is_file():
+            found = json.loads(done.read_text())
+            low, high = 100 * found["low"], 100 * found["high"]
+            lines.append(f"| {name} | {100 * found['f1']:.1f} | {low:.1f} to {high:.1f} | "
+                         f"{found['questions']:,} | {found['minutes']:.0f} |")  # fmt: skip
+    return "\n".join(lines)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
+    parser.add_argument("--steps", type=int, default=200, help="of 2,600 tokens")
+    parser.add_argument("--limit", type=int, default=100, help="dev sentences of each set")
+    parser.add_argument("--output", type=Path, default=Path("runs/ablations"))
+    parser.add_argument("--table", action="store_true", help="of what is done, nothing is run")
+    options = parser.parse_args()
+    if not os.environ.get("NOMINA_DATA"):
+        sys.exit("set NOMINA_DATA to the folder of the corpora")
+    if not options.table:
+        for name in options.arms:
+            if len(options.arms) > 1:  # `encode` is changed in a process of its own
+                command = [sys.executable, __file__, "--arms", name, "--steps", options.steps]
+                command += ["--limit", options.limit, "--output", options.output]
+                subprocess.run([str(x) for x in command], check=True, stdout=subprocess.DEVNULL)
+            else:
+                score(train_arm(name, options), options)
+    print(table(options))
+
+
+if __name__ == "__main__":
+    main()
