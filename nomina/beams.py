@@ -31,7 +31,7 @@ import torch
 from transformers import AttentionInterface
 
 from nomina.drafting import Memory
-from nomina.engine import EngineConfig, Path, Request, Usage
+from nomina.engine import EngineConfig, Path, Request, Usage, reading
 from nomina.errors import ModelError
 from nomina.grounding import Fork, Grounding
 from nomina.models import LanguageModel
@@ -488,13 +488,13 @@ class BeamEngine:
                 return
             yield number, self._decode(request)
 
+    @reading()
     def _decode(self, request: Request) -> Path:
         start = Step(request.grounding.start())
         self.usage.requests += 1
         if not start.fork.allowed:
             return []
-        with torch.inference_mode():
-            self._reader.open(request)
+        self._reader.open(request)
         known = _Estimates(request.grounding)
         num_beams = 1  # the likely walk first: what it shows makes better estimates
         while True:
@@ -519,9 +519,8 @@ class BeamEngine:
                 self._read(missing, known)
 
     def _read(self, steps: Sequence[Step], known: _Estimates) -> None:
-        with torch.inference_mode():
-            hidden, num_tokens = self._reader.read(steps)  # (steps, width)
-            found = fork_log_probs(self.model, hidden, [step.fork for step in steps])
+        hidden, num_tokens = self._reader.read(steps)  # (steps, width)
+        found = fork_log_probs(self.model, hidden, [step.fork for step in steps])
         self.usage.passes += 1
         self.usage.reads += 1
         self.usage.tokens += num_tokens

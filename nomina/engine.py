@@ -18,8 +18,10 @@ Knows token ids, forks and models; nothing of words or labels.
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import math
+import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -650,8 +652,21 @@ class Intake:
         return taken
 
 
+_turn = threading.RLock()
+
+
+@contextlib.contextmanager
+def reading() -> Iterator[None]:
+    """Run a model without gradients, one thread at a time.
+
+    Layers learn what they read from globals and from their config.
+    """
+    with _turn, torch.inference_mode():
+        yield
+
+
 class Engine:
-    """Decodes a stream of requests.
+    """Decodes streams of requests; several may be under way, in turns or in threads.
 
     Args:
         model: The model.
@@ -661,8 +676,9 @@ class Engine:
     def __init__(self, model: LanguageModel, config: EngineConfig | None = None) -> None:
         self.model = model
         self.config = config or EngineConfig()
-        kind = EncoderDecoderReader if model.is_encoder_decoder else PackedReader
-        self._reader: Reader = kind(model, self.config)
+        # Streams may be read by turns, and each has slots of its own: one reader a stream.
+        self._kind = EncoderDecoderReader if model.is_encoder_decoder else PackedReader
+        self._idle: Reader | None = self._kind(model, self.config)
         self.odds = Odds()
         self.usage = Usage()
 
@@ -692,6 +708,16 @@ class Engine:
     def _decode(
         self, requests: Iterable[Request | None], is_ordered: bool
     ) -> Iterator[tuple[int, Path]]:
+        with reading():
+            reader, self._idle = self._idle or self._kind(self.model, self.config), None
+        try:
+            yield from self._decode_with(reader, requests, is_ordered)
+        finally:
+            self._idle = reader
+
+    def _decode_with(
+        self, reader: Reader, requests: Iterable[Request | None], is_ordered: bool
+    ) -> Iterator[tuple[int, Path]]:
         intake = Intake(requests)
         slots = list(range(self.config.max_rows))  # a heap: rows lie together in the store
         active: dict[int, tuple[int, Draft]] = {}  # slot -> number of the request, draft
@@ -702,7 +728,7 @@ class Engine:
             budget = self.config.max_pass_tokens
             batch: list[tuple[int, int, Draft]] = []
             for slot, (number, draft) in active.items():
-                cost = self._reader.cost(draft, slot)
+                cost = reader.cost(draft, slot)
                 if not batch or cost <= budget:
                     batch.append((slot, number, draft))
                     budget -= cost
@@ -724,14 +750,14 @@ class Engine:
                 if batch and (size > budget or not self._fits(active, waiting)):
                     break
                 slot = heapq.heappop(slots)
-                with torch.inference_mode():
-                    self._reader.open(slot, waiting.request)
+                with reading():
+                    reader.open(slot, waiting.request)
                 active[slot] = (num_taken, waiting)
                 batch.append((slot, num_taken, waiting))
                 budget -= size
                 num_taken, waiting = num_taken + 1, None
             if batch:
-                self._pass(batch, active, slots, done)
+                self._pass(reader, batch, active, slots, done)
             while done and (num_given in done or not is_ordered):
                 number = num_given if is_ordered else next(iter(done))
                 yield number, done.pop(number)
@@ -745,6 +771,7 @@ class Engine:
 
     def _pass(
         self,
+        reader: Reader,
         batch: Sequence[tuple[int, int, Draft]],
         active: dict[int, tuple[int, Draft]],
         slots: list[int],
@@ -755,12 +782,12 @@ class Engine:
         usage = self.usage
         usage.passes += 1
         usage.reads += len(batch)
-        usage.tokens += sum(self._reader.cost(draft, slot) for slot, _, draft in batch)
-        with torch.inference_mode():
-            readings = self._reader.read(drafts, [slot for slot, _, _ in batch])
-        for (slot, number, draft), reading in zip(batch, readings, strict=True):
-            num_read = draft.check(*reading, self.odds)
-            self._reader.accept(slot, num_read)
+        usage.tokens += sum(reader.cost(draft, slot) for slot, _, draft in batch)
+        with reading():
+            readings = reader.read(drafts, [slot for slot, _, _ in batch])
+        for (slot, number, draft), found in zip(batch, readings, strict=True):
+            num_read = draft.check(*found, self.odds)
+            reader.accept(slot, num_read)
             draft.write(certainty, self.odds)
             if draft.is_done:
                 done[number] = draft.path

@@ -324,11 +324,11 @@ class InlineFormat:
 def _outside(words: Sequence[str], word: int) -> tuple[str, float]:
     """Return the kind and odds of a guess that a word begins no entity."""
     text = words[word]
-    if text[0].isupper():
+    if text[:1].isupper():
         return ("name, first", 0.6) if word == 0 else ("name", 0.35)
-    if text[0].isdigit():
+    if text[:1].isdigit():
         return "number", 0.7
-    return ("word", 0.95) if text[0].isalpha() else ("mark", 0.99)
+    return ("word", 0.95) if text[:1].isalpha() else ("mark", 0.99)
 
 
 def _likely_label(
@@ -356,10 +356,10 @@ def name_end(words: Sequence[str], start: int) -> int:
         5
     """
     end = start + 1
-    is_name = words[start][0].isupper()
+    is_name = words[start][:1].isupper()
     at = end
     while is_name and at < len(words) and at < start + 12:
-        if words[at][0].isupper() or words[at][0].isdigit():
+        if words[at][:1].isupper() or words[at][:1].isdigit():
             end = at + 1
         elif words[at] not in _LINKS or at > end + 1:
             break

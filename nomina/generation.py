@@ -25,7 +25,7 @@ import torch
 
 from nomina.decoders import CachedDecoder
 from nomina.drafting import DraftConfig, Drafter
-from nomina.engine import EngineConfig, Intake, PackedReader, Request, Usage, choose
+from nomina.engine import EngineConfig, Intake, PackedReader, Request, Usage, choose, reading
 from nomina.errors import ModelError
 from nomina.models import LanguageModel
 
@@ -153,8 +153,8 @@ class Generator:
         self.usage = Usage()
         self._max_new_tokens = max_new_tokens
         self._draft_config = draft_config
-        kind = DecoderReader if model.is_encoder_decoder else CausalReader
-        self._reader: Reader = kind(model, self.config)
+        self._kind = DecoderReader if model.is_encoder_decoder else CausalReader
+        self._idle: Reader | None = self._kind(model, self.config)
         self._ends = end_ids(model)
 
     def decode(self, requests: Iterable[Request]) -> Iterator[Completion]:
@@ -177,6 +177,16 @@ class Generator:
     def _decode(
         self, requests: Iterable[Request | None], is_ordered: bool
     ) -> Iterator[tuple[int, Completion]]:
+        with reading():
+            reader, self._idle = self._idle or self._kind(self.model, self.config), None
+        try:
+            yield from self._decode_with(reader, requests, is_ordered)
+        finally:
+            self._idle = reader
+
+    def _decode_with(
+        self, reader: Reader, requests: Iterable[Request | None], is_ordered: bool
+    ) -> Iterator[tuple[int, Completion]]:
         intake = Intake(requests)
         slots = list(range(self.config.max_rows))
         active: dict[int, _Row] = {}
@@ -192,10 +202,10 @@ class Generator:
                 if active and not self._fits(active, waiting):
                     break
                 slot = slots.pop()
-                active[slot] = self._open(slot, num_taken, waiting)
+                active[slot] = self._open(reader, slot, num_taken, waiting)
                 num_taken, waiting = num_taken + 1, None
             if active:
-                self._pass(active)
+                self._pass(reader, active)
             for slot in [slot for slot, row in active.items() if row.is_done]:
                 row = active.pop(slot)
                 slots.append(slot)
@@ -215,9 +225,9 @@ class Generator:
         sizes.append(2 * len(request.sentence_ids) + len(request.prefix_ids))
         return max(sizes) * len(sizes) <= self.config.max_cache_tokens
 
-    def _open(self, slot: int, number: int, request: Request) -> _Row:
-        with torch.inference_mode():
-            start, given = self._reader.open(slot, request)
+    def _open(self, reader: Reader, slot: int, number: int, request: Request) -> _Row:
+        with reading():
+            start, given = reader.open(slot, request)
         prompt_ids = [*request.prefix_ids, *request.sentence_ids]
         drafter = Drafter(request.grounding, prompt_ids, self._draft_config)
         limit = self._max_new_tokens
@@ -225,7 +235,7 @@ class Generator:
             limit = max(DEFAULT_NEW_TOKENS, 2 * drafter.expected_length())
         return _Row(number, given, start, drafter, limit, start)
 
-    def _pass(self, active: dict[int, _Row]) -> None:
+    def _pass(self, reader: Reader, active: dict[int, _Row]) -> None:
         budget = self.config.max_pass_tokens
         batch: list[tuple[int, _Row]] = []
         for slot, row in active.items():
@@ -240,8 +250,8 @@ class Generator:
         self.usage.passes += 1
         self.usage.reads += len(batch)
         self.usage.tokens += sum(len(ids) for _, _, ids in todo)
-        with torch.inference_mode():
-            hidden = self._reader.read(todo)  # (tokens, width)
+        with reading():
+            hidden = reader.read(todo)  # (tokens, width)
             states = []
             offset = 0
             for (_, row), (_, start, ids) in zip(batch, todo, strict=True):

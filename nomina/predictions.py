@@ -194,8 +194,8 @@ def read_predictions(
         DataError: If the file cannot be read, a sentence has no gold, or (unless lenient)
             predictions do not match their gold by id or by length, or gold cannot be read.
     """
-    by_id = None if gold is None else _by_id(gold)
     out = PredictionSet([])
+    by_id = None if gold is None else _by_id(gold, out.problems)
     seen: set[tuple[str, str]] = set()
     reader = _Reader(mode, unknown, out, by_id)
     for place, row in read_json_lines(path):
@@ -210,12 +210,10 @@ def read_predictions(
         out.predictions.append(_without(prediction, drop) if drop else prediction)
     if by_id is not None:
         ids = {prediction.id for prediction in out.predictions}
-        for example in by_id.values():
-            if example.id not in ids:
-                out.problems.error("gold sentence without a prediction", repr(example.id))
-                row_gold = Prediction(
-                    example.words, example.spans, (), (), example.id, example.source
-                )
+        for name, example in by_id.items():
+            if name not in ids:
+                out.problems.error("gold sentence without a prediction", repr(name))
+                row_gold = Prediction(example.words, example.spans, (), (), name, example.source)
                 out.predictions.append(_without(row_gold, drop) if drop else row_gold)
     reader.finish()
     if not out.predictions and not out.problems.errors:
@@ -264,10 +262,13 @@ def read_json_lines(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise DataError(f"{path}: cannot be read: {error}") from error
 
 
-def _by_id(gold: Iterable[Example]) -> dict[str, Example]:
+def _by_id(gold: Iterable[Example], problems: Problems) -> dict[str, Example]:
     out: dict[str, Example] = {}
     for index, example in enumerate(gold):
-        out[example.id or str(index)] = example
+        name = example.id or str(index)
+        if name in out:
+            problems.error("gold id that stands twice", repr(name))
+        out.setdefault(name, example)
     return out
 
 
@@ -309,7 +310,7 @@ class _Reader:
         self.is_gner = "instance" in row  # its tags are read as its evaluator reads them
         if self.is_gner:
             row = _flat(row, place)
-        name = str(row.get("id", ""))
+        name = "" if row.get("id") is None else str(row["id"])
         labels: tuple[str, ...] = ()
         words: Any
         if self.gold is not None:

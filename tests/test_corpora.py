@@ -385,6 +385,116 @@ def test_prodigy_leaves_out_rejected_answers():
     assert "not accept but reject" in corpus.warnings[0]
 
 
+LONG = "x" * 70_000
+ANN = {"start": 0, "end": 3, "label": "person"}
+ANN_OF_DOCCANO = {"id": 5, "label": "person", "start_offset": 0, "end_offset": 3}
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        [{"text": "Hm.", "answer": "ignore"}, {"text": "Ann.", "spans": [ANN], "answer": "accept"}],
+        [{"text": LONG, "label": []}, {"text": "Ann.", "label": [[0, 3, "person"]]}],
+        [{"text": LONG, "spans": []}, {"text": "Ann.", "spans": [ANN]}],
+        [
+            {"id": 1, "text": "Hm.", "entities": [], "relations": []},
+            {"id": 2, "text": "Ann.", "entities": [ANN_OF_DOCCANO], "relations": []},
+        ],
+    ],
+)
+def test_a_first_record_without_marks_does_not_hide_whose_they_are(tmp_path, records):
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    *_, last = read_examples(path)
+    assert [(e.text, e.label) for e in last.entities()] == [("Ann", "person")]
+
+
+@pytest.mark.parametrize(
+    ("lines", "want", "loss"),
+    [
+        (  # CoNLL-U: a token of two words, an empty node
+            "# newdoc id = n1\n# newpar\n1\tfue\tO\n2-3\tal\tO\n2\ta\tO\n3\tel\tO\n"
+            "3.1\t_\t_\n4\tmar\tB-LOC\n",
+            [("mar", "LOC")],
+            "2 ranges of words",
+        ),
+        (  # a no-break space inside a word
+            "He PRP B-NP O\npaid VBD B-VP O\n10\xa0000 CD B-NP B-SUM\neuros NNS I-NP I-SUM\n",
+            [("10\xa0000 euros", "SUM")],
+            "other columns of tags",
+        ),
+        ("#\thttp://x.org/1 [2010]\nAnn\tB-PER\nsleeps\tO\n", [("Ann", "PER")], ""),
+        (  # the last column of nothing but O
+            "He PRP B-NP O\nran VBD B-VP O\n",
+            [("He", "NP"), ("ran", "VP")],
+            "other columns of tags not read: 4",
+        ),
+    ],
+)
+def test_conll_as_others_write_it(tmp_path, lines, want, loss):
+    path = tmp_path / "a.conll"
+    path.write_text(lines, encoding="utf-8")
+    report = Report()
+    (example,) = read_examples(path, report=report)
+    assert [(e.text, e.label) for e in example.entities()] == want
+    assert loss in " ".join(report.lines())
+
+
+def test_a_mistyped_tag_is_named_or_set_aside(tmp_path):
+    path = tmp_path / "a.conll"
+    path.write_text(
+        "Rome\tB-LOC\nis\tO\n\n" * 50 + "Rome\tLOC\nis\tO\n\n" + "Bonn\tB-LOC\nis\tO\n\n"
+    )
+    with pytest.raises(DataError, match=r"a.conll:151: a tag must be O or like .* 'LOC'"):
+        list(read_examples(path))
+    assert len(list(read_examples(path, report=Report(skip_errors=True)))) == 51
+
+
+@pytest.mark.parametrize("scores", [{"quality": 3}, [0.3], 7])
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"text": "Ann.", "label": [[0, 3, "person"]]},
+        {"tokens": ["Ann", "."], "labels": ["B-person", "O"]},
+        {"tokenized_text": ["Ann", "."], "ner": [[0, 0, "person"]]},
+    ],
+)
+def test_somebodys_field_named_scores_is_no_score(tmp_path, record, scores):
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({**record, "scores": scores}))
+    report = Report()
+    (example,) = read_examples(path, report=report)
+    assert [(e.label, e.score) for e in example.entities()] == [("person", 1.0)]
+    assert "scores" in " ".join(report.lines())
+
+
+def test_conll_says_that_it_leaves_out_a_document_name(tmp_path):
+    report = Report()
+    example = Example.from_tags(["Ann"], ["B-x"], extra={"document": "report-7.pdf"})
+    write_examples([example], tmp_path / "a.conll", "conll", report=report)
+    assert "fields left out: document" in " ".join(report.lines())
+
+
+def test_label_studio_writes_a_line_break_as_two_signs(tmp_path):
+    path = tmp_path / "a.json"
+    regions = [
+        {"type": "labels", "value": {"start": 0, "end": 9, "text": "Acme\\nCorp", "labels": ["x"]}}
+    ]
+    path.write_text(
+        json.dumps([{"data": {"text": "Acme\nCorp pays."}, "annotations": [{"result": regions}]}])
+    )
+    (example,) = read_examples(path)
+    assert [e.text for e in example.entities()] == ["Acme\nCorp"]
+
+
+def test_places_count_lines_that_were_set_aside(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"id,text\n1,a\n2,\xff\n3,b\n4\n")
+    report = Report(skip_errors=True)
+    assert [e.text for e in read_examples(path, report=report)] == ["a", "b"]
+    assert [r.place.rsplit(":", 1)[1] for r in report.rejected] == ["3", "5"]
+
+
 def test_csv_with_semicolons_and_line_breaks():
     corpus = read_corpus(str(DATA / "semicolons.csv"))
     assert [e.text for e in corpus.examples] == ["Ann saw\nNew York; twice", "Rain."]
@@ -433,6 +543,8 @@ def test_gzip_and_byte_order_mark(tmp_path):
         ),
         ("a.jsonl", b'{"text": "a", "entities": [{"label": "x", "start": 0}]}', "has no 'end'"),
         ("a.jsonl", b'{"text": "\\ud83d"}', r"a.jsonl:1: .*surrogate"),
+        ("a.jsonl", b'{"text": "\\uD83D"}', r"a.jsonl:1: .*surrogate"),
+        ("a.json", b'[{"text": "\\uD83D"}]', "surrogate"),
         ("a.jsonl", b'{"tokens": ["a"], "labels": ["O", "O"]}', "a.jsonl:1: 1 words but 2 tags"),
         ("a.jsonl", b'{"tokens": ["a"], "labels": ["PER"]}', "a.jsonl:1: a tag must be O or like"),
         (
@@ -483,8 +595,9 @@ def test_bad_files_are_named_with_their_place(tmp_path, name, content, message):
 def test_bad_brat_lines(tmp_path, line, message):
     (tmp_path / "doc.txt").write_text("Paris is big.", encoding="utf-8")
     (tmp_path / "doc.ann").write_text(line + "\nT2\tWord 9 12\tbig\n", encoding="utf-8")
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=message) as caught:
         read_corpus(str(tmp_path))
+    assert str(caught.value).count("doc.ann") == 1
     report = Report(skip_errors=True)
     corpus = read_corpus(str(tmp_path), report=report)
     assert [e.text for e in corpus.examples[0].entities()] == ["big"]

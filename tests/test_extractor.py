@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given, settings
 from test_entities import odd_text
 
 import nomina
+from nomina.engine import EngineConfig
 from nomina.entities import Example, LabelSet
 from nomina.errors import LabelError, ModelError, TextError
 from nomina.extractor import Tagger
@@ -188,3 +190,37 @@ def test_beams_keep_the_promises(build_model):
     assert list(many(text, LABELS)) != list(one(text, LABELS))
     with pytest.raises(ModelError, match="takes no num_beams, was: 3"):
         Tagger(model, decoding="free", num_beams=3)
+
+
+def shown(doc):
+    return [(e.text, e.label, e.start, round(e.score, 3)) for e in doc]
+
+
+@pytest.mark.parametrize("decoding", ["grounded", "free"])
+@pytest.mark.parametrize("family", ["gemma3", "t5"])
+def test_streams_by_turns_and_in_threads_are_as_alone(build_model, family, decoding):
+    options = {"decoding": "free", "max_new_tokens": 30} if decoding == "free" else {}
+    tagger = Tagger(build_model(family, "gner", 3), config=EngineConfig(max_rows=3), **options)
+    words = "did george clooney make a musical in the 1980s and who met an actor there".split()
+    texts = [" ".join(words[: 3 + 5 * n % 11]) for n in range(8)]
+    others = [" ".join(words[n:]) for n in range(8)]
+    one, two = ["actor", "year"], ["genre", "place", "actor name"]
+    want = [shown(tagger(text, one)) for text in texts], [shown(tagger(x, two)) for x in others]
+    by_turns = list(zip(tagger.pipe(texts, one), tagger.pipe(others, two), strict=True))
+    assert [shown(doc) for doc, _ in by_turns] == want[0]
+    assert [shown(doc) for _, doc in by_turns] == want[1]
+    inside = []
+    for doc, text in zip(tagger.pipe(texts, one), others, strict=True):
+        inside.append((shown(doc), shown(tagger(text, two))))
+    assert inside == list(zip(*want, strict=True))
+    with ThreadPoolExecutor(4) as pool:
+        jobs = [pool.submit(tagger, text, one) for text in texts]
+        jobs += [pool.submit(tagger, text, two) for text in others]
+        assert [shown(job.result()) for job in jobs] == want[0] + want[1]
+
+
+@pytest.mark.parametrize("form", ["inline", "gner"])
+def test_words_without_a_letter_in_them_are_read_too(build_model, form):
+    tagger = Tagger(build_model("gemma3", form, 3))
+    doc = tagger(Example.from_tags(["a", "", "b"], ["O"] * 3), ["actor"])
+    assert all(doc.text[e.start : e.end] == e.text for e in doc)

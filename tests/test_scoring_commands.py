@@ -1,5 +1,6 @@
 """`nomina score`, `compare` and `evaluate`: files of predictions, and a scripted tagger."""
 
+import dataclasses
 import gzip
 import json
 import math
@@ -216,6 +217,23 @@ def test_missing_file_bad_bytes_and_doubled_ids(tmp_path):
     path = write_lines(tmp_path / "p.jsonl", [our_row(1), our_row(1)])
     with pytest.raises(DataError, match="1 x id that stands twice"):
         read_predictions(path)
+
+
+def test_gold_without_ids_is_matched_by_its_number(tmp_path):
+    gold = [Example.from_tags(["in", city], ["O", "B-city"]) for city in ("Paris", "Rome")]
+    rows = [{"id": str(n), "predicted": ["O", "B-city"]} for n in range(2)]
+    found = read_predictions(write_lines(tmp_path / "p.jsonl", rows), gold=gold)
+    assert len(found.predictions) == 2
+    assert not found.problems.errors
+    twice = [dataclasses.replace(example, id="a") for example in gold]
+    rows = [{"id": "a", "predicted": ["O", "B-city"]}]
+    with pytest.raises(DataError, match="1 x gold id that stands twice"):
+        read_predictions(write_lines(tmp_path / "q.jsonl", rows), gold=twice)
+
+
+def test_ids_that_are_null_are_none(tmp_path):
+    path = write_lines(tmp_path / "p.jsonl", [{**our_row(1), "id": None}] * 2)
+    assert len(read_predictions(path).predictions) == 2
 
 
 def test_odd_but_readable_things_are_noted(tmp_path):

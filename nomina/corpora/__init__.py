@@ -7,18 +7,21 @@ file, and a line in the table. Knows nothing of prompts, tokenizers or models.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nomina.corpora.collection import data_folder, default_sets, read_index, read_set
 from nomina.corpora.conll import guess_columns, read_conll, write_conll
 from nomina.corpora.corpus import Corpus, Rejected, Report, collect_labels, paused_gc
 from nomina.corpora.docbin import read_docbin, write_docbin
 from nomina.corpora.files import check_is_text, read_head
-from nomina.corpora.jsonl import guess_dialect, read_dialect, write_dialect
+from nomina.corpora.jsonl import guess_dialect, read_dialect, read_records, write_dialect
 from nomina.corpora.labelstudio import is_task, read_label_studio, write_label_studio
 from nomina.corpora.standoff import read_brat, write_brat
 from nomina.corpora.tables import (
@@ -69,6 +72,7 @@ class FileOptions:
 
 
 DEFAULT_OPTIONS = FileOptions()
+_SAMPLE = 1000  # records looked at to tell whose they are
 
 
 @dataclass(frozen=True)
@@ -327,6 +331,12 @@ def _guess_json(path: Path, text: str) -> str:
     inner = text[1:].lstrip() if text[0] == "[" else text
     if not inner.startswith("{"):
         return ""  # a CoNLL file may well begin with a bracket
+    for record in _first_records(path):
+        if is_task(record):
+            return "label-studio"
+        # Tools leave keys out where nothing was marked: a bare text may be of any of them.
+        if (name := guess_dialect(record)) != "nomina" or record.get("entities"):
+            return name
     try:
         record = json.JSONDecoder().raw_decode(inner)[0]
     except (ValueError, RecursionError):
@@ -346,6 +356,17 @@ def _guess_json(path: Path, text: str) -> str:
         return guess_dialect(record)
     except DataError as error:
         raise DataError(f"{path}: record 1: {error}") from error
+
+
+def _first_records(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield records until one is not readable, or of no known kind."""
+    with contextlib.suppress(DataError):
+        for _, record, _ in itertools.islice(read_records(path, Report()), _SAMPLE):
+            if not isinstance(record, dict):
+                return
+            if not is_task(record):
+                guess_dialect(record)
+            yield record
 
 
 def resolve_source(name: str) -> Path:

@@ -25,8 +25,11 @@ from nomina.errors import DataError
 _TAG = re.compile(r"O|[BIESLU]-.+")
 # A comment has no tab, or the word `#a=b` of a two-column file would be one.
 _COMMENT = re.compile(
-    r"# *(?:(?P<key>[\w:.]+) *= *(?P<value>[^\t]*)|id +(?P<id>[^\s]+)[^\t]*|http[^\t]+)"
+    r"# *(?:(?P<key>[\w:.-]+) *= *(?P<value>[^\t]*)|id +(?P<id>[^\s]+)[^\t]*|\t?http[^\t]+"
+    r"|(?<= )new(?:doc|par)(?: +id *= *[^\t]*)?)"
 )
+_RANGE = re.compile(r"\d+[-.]\d+")  # CoNLL-U: a token of several words, an empty node
+_RANGE_LINE = re.compile(r"^\d+[-.]\d+[ \t].*(?:\n|\Z)", re.MULTILINE)
 _SAMPLE = 2000  # lines looked at to find the columns
 _DOCSTART = "-DOCSTART-"
 
@@ -47,7 +50,12 @@ class _Sentence(NamedTuple):
 
 
 def _split(line: str, is_tabbed: bool) -> list[str]:
-    return line.split("\t") if is_tabbed else line.split()
+    if is_tabbed:
+        return line.split("\t")
+    if line.isascii():
+        return line.split()
+    # A word may hold other spaces, such as the no-break space in a number.
+    return [cell for cell in line.replace("\t", " ").split(" ") if cell]
 
 
 def _is_blank(line: str) -> bool:
@@ -76,7 +84,14 @@ def guess_columns(lines: Iterable[str]) -> Columns | None:
     if width < 2 or sum(len(row) == width for row in rows) < 0.9 * len(rows):
         return None
     rows = [row for row in rows if len(row) == width]
-    tagged = [i for i in range(width) if all(_TAG.fullmatch(row[i]) for row in rows)]
+    plain = [row for row in rows if not _RANGE.fullmatch(row[0])]
+    has_index = width > 2 and bool(plain) and plain[0][0] in ("0", "1")
+    if has_index := has_index and all(row[0].isdigit() for row in plain):
+        rows = plain
+    shares = [sum(bool(_TAG.fullmatch(row[i])) for row in rows) for i in range(width)]
+    # A few bad tags are for the reader to name, with their lines.
+    tagged = [i for i in range(width) if shares[i] == len(rows)]
+    tagged = tagged or [i for i in range(width) if shares[i] >= 0.9 * len(rows)]
     # A column of nothing but O is one of tags only if no other is.
     tagged = [i for i in tagged if any(row[i] != "O" for row in rows)] or tagged
     if not tagged:
@@ -84,7 +99,6 @@ def guess_columns(lines: Iterable[str]) -> Columns | None:
     tag = tagged[-1]
     if tag == 0:
         return Columns(width - 1, 0, is_tabbed)
-    has_index = width > 2 and rows[0][0] in ("0", "1") and all(row[0].isdigit() for row in rows)
     return Columns(1 if has_index else 0, tag, is_tabbed)
 
 
@@ -126,7 +140,11 @@ def read_conll(path: Path, report: Report, column: int | None = None) -> Iterato
     for sentence in _sentences(itertools.chain(sample, blocks)):
         index += 1
         place = f"{name}:{sentence.first_line}"
-        words, tags = _pick(sentence.body, columns)
+        body = sentence.body
+        if columns.word == 1 and (ranges := _RANGE_LINE.findall(body)):
+            report.lose("ranges of words and empty nodes left out", place, len(ranges))
+            body = _RANGE_LINE.sub("", body + "\n").removesuffix("\n")
+        words, tags = _pick(body, columns)
         if not tags or not known.issuperset(tags):
             number, reason = _find_fault(sentence.body, columns)
             if reason:
@@ -163,6 +181,8 @@ def _find_fault(body: str, columns: Columns) -> tuple[int, str]:
     rows = [_split(line, columns.is_tabbed) for line in body.split("\n")]
     width = max(columns.word, columns.tag) + 1
     for number, row in enumerate(rows):
+        if columns.word == 1 and row and _RANGE.fullmatch(row[0]):
+            continue
         if len(row) < width:
             return number, f"{len(row)} columns, expected at least {width}"
         if not _TAG.fullmatch(row[columns.tag]):
@@ -194,7 +214,8 @@ def _note_choice(
     rows = [row for row in rows if len(row) > columns.tag]
     others = [
         i + 1
-        for i in range(columns.word + 1, columns.tag)
+        for i in range(columns.word + 1, min(map(len, rows), default=0))
+        if i != columns.tag
         if rows and all(_TAG.fullmatch(row[i]) for row in rows)
     ]
     if others:
@@ -346,8 +367,9 @@ def _count_losses(example: Example, words: list[str], report: Report) -> None:
         report.lose("examples lost their own label set")
     if example.source:
         report.lose("examples lost the name of their source")
-    for key in example.extra:
-        if key not in ("document", "is_joined", "scores"):
+    for key, value in example.extra.items():
+        is_written = key == "document" and isinstance(value, int)
+        if not is_written and key not in ("is_joined", "scores"):
             report.lose(f"fields left out: {key}")
     for word in words if _has_breaks(example) else ():
         if _cell(word) != word:

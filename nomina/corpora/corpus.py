@@ -258,7 +258,7 @@ def build_example(
         else:
             clean.append(Entity(surface, entity.label, start, end, entity.score))
     kept = keep_longest(clean, report, place)
-    extra = dict(rest.pop("extra", None) or {})
+    extra = own_fields(rest.pop("extra", None), report, place)
     if any(entity.score != 1.0 for entity in kept):
         extra["scores"] = tuple(entity.score for entity in kept)
     if offsets is not None:
@@ -268,6 +268,15 @@ def build_example(
             return Example(text, offsets, tuple(spans), extra=extra, **rest)
         report.lose("texts cut into words anew, because an entity ends inside a word", place)
     return Example.from_entities(text, kept, extra=extra, **rest)
+
+
+def own_fields(extra: Mapping[str, Any] | None, report: Report, place: str) -> dict[str, Any]:
+    """Return a record's further fields without the one whose name stands for scores of entities."""
+    kept = dict(extra or {})
+    if "scores" in kept:
+        report.lose("fields left out, because entities have their own: scores", place)
+        del kept["scores"]
+    return kept
 
 
 def _find_spans(entities: Sequence[Entity], offsets: Sequence[tuple[int, int]]) -> list[Span]:
@@ -303,7 +312,8 @@ def build_tagged(
         kept = [index for index, word in enumerate(words) if word.strip()]
         report.lose("empty words left out", place, len(words) - len(kept))
         words, tags = [words[index] for index in kept], [tags[index] for index in kept]
-    rest["extra"] = {**rest["extra"], **IS_JOINED} if rest.get("extra") else IS_JOINED
+    own = own_fields(rest["extra"], report, place) if rest.get("extra") else {}
+    rest["extra"] = {**own, **IS_JOINED} if own else IS_JOINED
     return Example.from_tags(words, tags, **rest)
 
 

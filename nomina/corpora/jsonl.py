@@ -19,6 +19,7 @@ from nomina.corpora.corpus import (
     build_example,
     build_tagged,
     check_words,
+    own_fields,
 )
 from nomina.corpora.files import read_lines, read_text, write_whole
 from nomina.entities import Entity, Example, LabelSet, Span, join_words
@@ -90,7 +91,7 @@ def read_dialect(name: str | None) -> Callable[[Path, Report], Iterator[Example]
             try:
                 if not isinstance(record, dict):
                     raise DataError(f"expected an object, was: {type(record).__name__}")
-                if "\\ud" in raw:
+                if not raw or "\\ud" in raw or "\\uD" in raw:
                     _check_surrogates(record)
                 chosen = parse or DIALECTS[guess_dialect(record)].parse
                 example = chosen(record, report, place, str(index))
@@ -414,7 +415,7 @@ def _parse_gliner(record: Record, report: Report, place: str, index: str) -> Exa
             )
         spans.append(Span(start, end + 1, label))
     rest: dict[str, Any] = {"id": _own_id(record, index)}
-    own = _rest(record, _GLINER)
+    own = own_fields(_rest(record, _GLINER), report, place)
     rest["extra"] = {**own, **IS_JOINED} if own else IS_JOINED
     ordered = sorted(spans)
     if all(a.end <= b.start for a, b in itertools.pairwise(ordered)):

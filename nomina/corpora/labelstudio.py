@@ -172,15 +172,21 @@ def _offsets(value: Mapping[str, Any], text: str, report: Report, place: str) ->
         return start, end
     # Some tools count UTF-16 units, as JavaScript does; an emoji before the entity shows it.
     wide = text.encode("utf-16-le")
-    if wide[2 * start : 2 * end].decode("utf-16-le", "replace") == given:
+    surface = wide[2 * start : 2 * end].decode("utf-16-le", "replace")
+    if surface != given and _flat(given) == _flat(text[start:end]):
+        return start, end
+    if surface == given or _flat(given) == _flat(surface):
         report.lose("offsets counted in UTF-16 units, changed to characters", place)
         head = wide[: 2 * start].decode("utf-16-le", "replace")
-        return len(head), len(head) + len(given)
-    if given.split() == text[start:end].split():
-        return start, end
+        return len(head), len(head) + len(surface)
     raise DataError(
         f"a region says {given!r}, but the text from {start} to {end} is {text[start:end]!r}"
     )
+
+
+def _flat(text: str) -> list[str]:
+    r"""Words of a text; Label Studio's editor writes a line break as the two signs `\\n`."""
+    return text.replace("\\n", " ").split()
 
 
 def write_label_studio(examples: Iterable[Example], path: Path, report: Report) -> None:

@@ -45,6 +45,8 @@ def read_brat(path: Path, report: Report) -> Iterator[Example]:
         try:
             yield _read_document(file, name, report)
         except DataError as error:
+            if not report.skip_errors:
+                raise  # it names its place
             report.reject(str(file), str(error).removeprefix(f"{file}: "))
 
 

@@ -141,7 +141,7 @@ def read_csv(path: Path, report: Report, text_column: str = "") -> Iterator[Exam
     head = next(numbered, None)
     if head is None:
         return
-    lines = itertools.chain([head[1]], (line for _, line in numbered))
+    lines = _Numbered(itertools.chain([head], numbered))
     reader = csv.reader(lines, delimiter=guess_delimiter(head[1]), strict=True)
     try:
         columns = next(reader)
@@ -151,22 +151,43 @@ def read_csv(path: Path, report: Report, text_column: str = "") -> Iterator[Exam
     doubled = sorted({column for column in columns if columns.count(column) > 1})
     if doubled:
         raise DataError(f"{path}:1: two columns have the same name: {doubled}. Rename one.")
-    yield from _parse_rows(_csv_rows(path, reader, columns, report), text_name, report)
+    yield from _parse_rows(_csv_rows(path, reader, lines, columns, report), text_name, report)
+
+
+class _Numbered:
+    """Lines for a reader of CSV, which counts only those that it is given.
+
+    Attributes:
+        first: Number of the first line taken since this was set to 0.
+    """
+
+    def __init__(self, lines: Iterable[tuple[int, str]]) -> None:
+        self._lines = iter(lines)
+        self.first = 0
+
+    def __iter__(self) -> _Numbered:
+        return self
+
+    def __next__(self) -> str:
+        number, line = next(self._lines)
+        self.first = self.first or number
+        return line
 
 
 def _csv_rows(
-    path: Path, reader: Any, columns: list[str], report: Report
+    path: Path, reader: Any, lines: _Numbered, columns: list[str], report: Report
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     optional = {"id", "entities", "offsets", "label_set", "source"}
     while True:
-        line = reader.line_num + 1
+        lines.first = 0
         try:
             row = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            report.reject(f"{path}:{line}", f"is not CSV: {error}")
+            report.reject(f"{path}:{lines.first}", f"is not CSV: {error}")
             continue
+        line = lines.first
         if not row:
             continue
         if len(row) != len(columns):
