@@ -71,9 +71,13 @@ def near_entities(encode, reach):
     return encode_near
 
 
+def folder_of(name, options):
+    return options.output / f"{name.replace(' ', '-')}-{options.steps}"
+
+
 def train_arm(name, options):
     """Train an arm if that is not done; returns its folder."""
-    folder = options.output / name.replace(" ", "-")
+    folder = folder_of(name, options)
     changes = {**ARMS[name]}
     near = changes.pop("near", None)
     values = Recipe.read(ROOT / "recipes" / "default.toml")
@@ -86,25 +90,25 @@ def train_arm(name, options):
         return folder
     if near is not None:
         batches.encode = near_entities(batches.encode, near)
-    began, last = time.monotonic(), [0.0]
+    last = [0.0]
 
     def report(now):
         if time.monotonic() - last[0] > 60:
             last[0] = time.monotonic()
             print(f"{name}: {now.step}/{now.steps} loss {now.loss:.3f} {now.tokens} tokens "
                   f"{now.tokens_per_second:.0f}/s", file=sys.stderr, flush=True)  # fmt: skip
-        seen[:] = [now.tokens, now.questions]
+        seen[:] = [now.tokens, now.questions, now.seconds]  # of killed attempts, too
 
-    seen = [0, 0]
+    seen = [0, 0, 0.0]
     train(recipe, report, lambda text: print(f"{name}: {text}", file=sys.stderr))
-    result = {"minutes": (time.monotonic() - began) / 60, "tokens": seen[0], "questions": seen[1]}
+    result = {"minutes": seen[2] / 60, "tokens": seen[0], "questions": seen[1]}
     (folder / "minutes.json").write_text(json.dumps(result) + "\n")
     return folder
 
 
 def score(folder, options):
     """F1 on the benchmark's dev splits and what training took; from the disk if it is there."""
-    done = folder / "result.json"
+    done = folder / f"result-{options.limit}.json"
     if not done.is_file():
         command = [sys.executable, "-m", "nomina.cli", "evaluate", "--model", folder, "--limit"]
         command += [str(options.limit), "--threshold", "0", "--metric", "gner,strict", "--json"]
@@ -119,7 +123,7 @@ def score(folder, options):
 def table(options):
     lines = ["| arm | F1 | | sentences | minutes |", "|---|---|---|---|---|"]
     for name in ARMS:
-        done = options.output / name.replace(" ", "-") / "result.json"
+        done = folder_of(name, options) / f"result-{options.limit}.json"
         if done.is_file():
             found = json.loads(done.read_text())
             low, high = 100 * found["low"], 100 * found["high"]

@@ -13,10 +13,10 @@ import argparse
 import json
 import os
 import random
+import re
 import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from nomina.corpora import read_corpus, write_examples
@@ -44,8 +44,11 @@ def run(command):
 
 def score(name, shots, seed, options):
     """F1 of a set, by metric, and the minutes that training took; from the disk if it is there."""
-    folder = options.output / name / (f"{shots}-{seed}" if shots else "0")
-    done = folder / "result.json"
+    parts = [f"{shots}-{seed}" if shots else "0"]
+    parts += [f"{options.steps}steps"] if shots and options.steps else []
+    parts += [Path(options.model).name] if options.model != "default" else []
+    folder = options.output / name / "-".join(parts)
+    done = folder / f"result-{options.limit or 'all'}.json"
     if done.is_file():
         return json.loads(done.read_text())
     folder.mkdir(parents=True, exist_ok=True)
@@ -57,10 +60,10 @@ def score(name, shots, seed, options):
         arguments += ["--output", adapter, "--model", model, "--seed", str(seed)]
         if options.steps:
             arguments += ["--steps", str(options.steps)]
-        began = time.monotonic()
         if not (adapter / "nomina.json").is_file():
             run([*NOMINA, "train", *arguments])
-        model, minutes = str(adapter), (time.monotonic() - began) / 60
+        card = (adapter / "README.md").read_text()  # counts attempts that were killed, too
+        model, minutes = str(adapter), float(re.search(r"\| time \| ([\d.]+) min", card)[1])
     arguments = ["--model", model, "--data", f"{name}:dev", "--metric", "gner,strict"]
     if options.limit:
         arguments += ["--limit", str(options.limit)]

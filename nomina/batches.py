@@ -260,6 +260,7 @@ class Batches(IterableDataset[dict[str, Any]]):
         rank: Number of this process.
         size: Number of processes.
         after: Start behind this place; `None` for the beginning.
+        num_too_long: What was counted up to there.
     """
 
     def __init__(
@@ -274,6 +275,7 @@ class Batches(IterableDataset[dict[str, Any]]):
         rank: int = 0,
         size: int = 1,
         after: Place | None = None,
+        num_too_long: int = 0,
     ) -> None:
         super().__init__()
         self.model = model
@@ -286,6 +288,7 @@ class Batches(IterableDataset[dict[str, Any]]):
         self.rank = rank
         self.size = size
         self.after = after
+        self.counted = num_too_long
         self.num_too_long = 0
         self.num_drawn = 0
 
@@ -297,6 +300,8 @@ class Batches(IterableDataset[dict[str, Any]]):
         pad_id = self.model.tokenizer.pad_token_id or 0
         for buffer in itertools.count(place.buffer):
             rows = self._rows(itertools.islice(questions, self.buffer))
+            if self.after and buffer == place.buffer:  # counted before the run was stopped
+                self.num_drawn, self.num_too_long = (buffer + 1) * self.buffer, self.counted
             groups = list(by_tokens(sorted(rows, key=row_length), self.max_tokens))
             random.Random(f"{self.seed}/buffer {buffer}").shuffle(groups)
             for index, group in enumerate(groups):

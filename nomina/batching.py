@@ -1,7 +1,7 @@
 """Texts of many callers, read by one tagger in shared batches.
 
 A caller submits a job (some texts, one label set) and is handed documents one by one, in the order
-of its texts. One worker thread owns the tagger, which is not reentrant. It feeds the tagger's
+of its texts. One worker thread owns the tagger, so all share its batches. It feeds the tagger's
 `pipe_as_done` from the queue for as long as anything waits or is being read, so that texts which
 arrive while a batch is read join the next one; a lone text is never held back for company. Jobs
 take turns text by text, and texts window by window: neither a thousand texts nor one as long as a

@@ -18,6 +18,7 @@ state of a random generator is kept.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -47,10 +48,11 @@ class RunState:
         questions: Questions seen.
         seconds: Spent on them, by all attempts.
         num_too_long: Questions left out for their length.
-        best_f1: Best F1 on dev; -1 before the first evaluation.
+        best_f1: Best F1 on dev of a model that was kept; -1 for none.
         best_step: When that was.
         dev_f1: The last F1.
-        num_worse: Evaluations since the best.
+        num_worse: Evaluations since `top_f1`.
+        top_f1: Best F1 on dev, be it that its model could not be written.
     """
 
     step: int = 0
@@ -63,6 +65,7 @@ class RunState:
     best_step: int = 0
     dev_f1: float = -1.0
     num_worse: int = 0
+    top_f1: float = -1.0
 
 
 class Checkpoints:
@@ -195,8 +198,18 @@ class Checkpoints:
         return state
 
     def clean(self) -> None:
-        """Remove the folder; the run is finished."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove what was written here; the run is finished. Logs of `report_to` stay."""
+        if not self.folder.is_dir():
+            return
+        for path in self.folder.iterdir():
+            if path.name == "runs":
+                continue
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
 
 
 def sync(folder: Path) -> None:
@@ -216,7 +229,7 @@ def sync(folder: Path) -> None:
 def replace_folder(partial: Path, final: Path) -> None:
     """Put a complete folder in the place of another; the old one goes last."""
     sync(partial)
-    old = final.with_name(final.name + ".old")
+    old = partial.with_name(partial.name + ".replaced")  # beside what is ours, not the user's
     shutil.rmtree(old, ignore_errors=True)
     if final.exists():
         final.rename(old)

@@ -68,6 +68,9 @@ class _Job:
 class Tagger:
     """Finds entities of any labels in texts.
 
+    Several streams may be under way, and threads may share a tagger: they take turns at the model,
+    each stream with keys and values of its own. One stream of all texts is faster.
+
     Args:
         model: The language model.
         calibration: What makes its scores probabilities. Defaults to none.

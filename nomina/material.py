@@ -158,7 +158,7 @@ def _corpora_material(recipe: Recipe) -> Material:
     dev = tuple(_dev_set(name, recipe) for name in recipe.dev)
     rows = [row for examples in mixture.corpora.values() for row in examples]
     notes = tuple(warning for corpus in corpora for warning in corpus.warnings)
-    return Material(mixture, dev, sources, notes, _fingerprint(rows, dev))
+    return Material(mixture, dev, sources, notes, _fingerprint(rows, dev, mixture))
 
 
 def _dev_set(name: str, recipe: Recipe) -> DevSet:
@@ -182,13 +182,20 @@ def _limited(dev: DevSet, recipe: Recipe) -> DevSet:
         return dev
     rng = random.Random(f"{recipe.seed}/dev sentences")
     chosen = sorted(rng.sample(range(len(dev.examples)), recipe.dev_sentences))
+    if not any(dev.examples[i].spans for i in chosen):  # entities are rare: half with, half without
+        marked = [i for i, row in enumerate(dev.examples) if row.spans]
+        some = rng.sample(marked, min(len(marked), (recipe.dev_sentences + 1) // 2))
+        chosen = sorted([*some, *chosen[: recipe.dev_sentences - len(some)]])
     return dataclasses.replace(dev, examples=[dev.examples[i] for i in chosen])
 
 
-def _fingerprint(rows: Iterable[Example], dev: Iterable[DevSet]) -> str:
-    value = 0
+def _fingerprint(rows: Iterable[Example], dev: Sequence[DevSet], mixture: Mixture) -> str:
+    asked = [*mixture.label_sets.values(), *(one.labels for one in dev)]
+    value = zlib.crc32(repr(asked).encode("utf-8", "replace"))
     for row in (*rows, *(row for one in dev for row in one.examples)):
-        value = zlib.crc32(repr((row.text, row.spans)).encode("utf-8", "replace"), value)
+        value = zlib.crc32(
+            repr((row.text, row.offsets, row.spans, row.labels)).encode("utf-8", "replace"), value
+        )
     return f"{value:08x}"
 
 
@@ -243,7 +250,7 @@ def _own_material(recipe: Recipe) -> Material:
     rows, places = _cut_long(recipe.data, rows, places, config.max_words, notes)
     mixture = Mixture({recipe.data: rows}, {recipe.data: labels}, None, config)
     source = Source(recipe.data, _licence(recipe.data), len(rows))
-    fingerprint = _fingerprint(rows, dev)
+    fingerprint = _fingerprint(rows, dev, mixture)
     return Material(
         mixture, tuple(dev), (source,), tuple(notes), fingerprint, tuple(places), labels
     )
@@ -383,9 +390,19 @@ def _given_dev(reading: _Reading, labels: LabelSet, recipe: Recipe) -> DevSet:
     names = {normalize_label(label.name): label.name for label in labels}
     extra = [x for x in reading.labels.names if normalize_label(x) not in names]
     right = {x: names.get(normalize_label(x), x) for x in reading.labels.names}
+
+    def own(given: LabelSet | None) -> LabelSet | None:
+        if given is None:
+            return None
+        return LabelSet(
+            tuple(dataclasses.replace(x, name=right.get(x.name, x.name)) for x in given)
+        )
+
     rows = [
         dataclasses.replace(
-            row, spans=tuple(Span(a, b, right.get(x, x)) for a, b, x in row.spans), labels=None
+            row,
+            spans=tuple(Span(a, b, right.get(x, x)) for a, b, x in row.spans),
+            labels=own(row.labels),
         )
         for row in reading.examples
     ]

@@ -52,7 +52,7 @@ class Question:
     source: str = ""
 
 
-ORDER = 3  # which questions follow from a seed; a run that began with another cannot go on
+ORDER = 4  # which questions follow from a seed; a run that began with another cannot go on
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,8 @@ class MixtureConfig:
                 raise RecipeError(f"{name} is a probability from 0 to 1, was: {value}")
         if self.max_words < 8:
             raise RecipeError(f"max_words must be 8 or more, was: {self.max_words}")
+        if self.max_absent < 0:
+            raise RecipeError(f"max_absent must be 0 or more, was: {self.max_absent}")
         if self.group < 1:
             raise RecipeError(f"group must be 1 or more, was: {self.group}")
 
@@ -270,7 +272,14 @@ class Mixture:
         shares = dict(self.config.shares or {})
         if unknown := sorted(set(shares) - set(self.corpora)):
             raise RecipeError(f"shares name unknown corpora {unknown}; have {list(self.corpora)}")
-        rest = max(0.0, 1.0 - sum(shares.values()))
+        left = [name for name in self.corpora if name not in shares]
+        taken = sum(shares.values())
+        if min(shares.values(), default=0.0) < 0 or (left and taken >= 1):
+            raise RecipeError(
+                f"shares must be 0 or more and leave something for the other {len(left)} corpora; "
+                f"they add up to {taken:.4f}, so these would never be asked: {left[:5]}"
+            )
+        rest = 1.0 - taken
         sizes = {
             name: len(rows) ** self.config.temperature
             for name, rows in self.corpora.items()
@@ -368,7 +377,9 @@ class Mixture:
                 count = rng.randint(0, min(len(absent), config.max_absent))
                 absent = rng.sample(absent, count)
         else:
-            absent = self._foreign(present, rng.randint(1, config.max_absent), rng)
+            absent = self._foreign(
+                present, rng.randint(min(1, config.max_absent), config.max_absent), rng
+            )
             if present and rng.random() < config.p_sibling:
                 absent += self._foreign_siblings([*present, *absent], present, rng)
         if len(present) > 1 and not example.labels:  # in such a set one label may hide another
@@ -561,8 +572,15 @@ def _own_words(text: str, entities: list[Entity], example: Example) -> Example:
 
 
 def _rebuild(words: Sequence[str], example: Example) -> Example:
-    rebuilt = Example.from_tags(words, ["O"] * len(words))
-    return replace(rebuilt, spans=example.spans, source=example.source)
+    """Put other words in the place of an example's, with its own spacing."""
+    text, offsets, last = "", [], 0
+    for word, (start, end) in zip(words, example.offsets, strict=True):
+        text += example.text[last:start]
+        offsets.append((len(text), len(text) + len(word)))
+        text += word
+        last = end
+    text += example.text[last:]
+    return Example(text, tuple(offsets), example.spans, source=example.source)
 
 
 def _drop_punctuation(example: Example) -> Example:
@@ -574,8 +592,14 @@ def _drop_punctuation(example: Example) -> Example:
         return example
     place = {old: new for new, old in enumerate(keep)}
     spans = tuple(Span(place[a], place[b - 1] + 1, label) for a, b, label in example.spans)
-    words = example.words
-    return replace(_rebuild([words[i] for i in keep], example), spans=spans)
+    text, offsets = "", []
+    for old, new in zip([None, *keep], keep, strict=False):
+        start, end = example.offsets[new]
+        if old is not None and example.offsets[old][1] != start:
+            text += " "
+        offsets.append((len(text), len(text) + end - start))
+        text += example.text[start:end]
+    return Example(text, tuple(offsets), spans, source=example.source)
 
 
 def _misspell(word: str, rng: random.Random) -> str:

@@ -48,6 +48,7 @@ class Card:
         labels: What it was trained to find, if that is one label set.
         figures: What was measured, name to value.
         notes: What was odd about the data.
+        is_calibrated: Whether its scores have a temperature.
         date: Of the end of the training, seconds since 1970. Defaults to now.
     """
 
@@ -61,6 +62,7 @@ class Card:
     labels: Sequence[str] = ()
     figures: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    is_calibrated: bool = False
     date: float | None = None
 
     def render(self) -> str:
@@ -114,11 +116,21 @@ class Card:
         return "\n".join(rows) + (f"\n\nNoted while reading it:\n{notes}" if notes else "")
 
     def _limits(self) -> str:
-        return (
+        measured = (
             "- The figures above are of the dev sentences only, which also chose the checkpoint; "
             "a test set that nobody looked at will be lower.\n"
-            "- Scores are not calibrated for this model: "
-            "`nomina evaluate --model FOLDER --data SET --fit-temperature` does it.\n"
+            if "strict F1 on dev" in self.figures
+            else "- How good it is was not measured: there was no dev set.\n"
+        )
+        scores = (
+            "- Scores have the temperature in `calibration.json`, fitted on these dev sentences or "
+            "kept from what the training started from. To fit it on others: "
+            if self.is_calibrated
+            else "- Scores are not calibrated for this model: "
+        )
+        return (
+            f"{measured}{scores}"
+            "`nomina evaluate --model FOLDER --data SET --fit-temperature`.\n"
             "- It inherits what its base and its data get wrong, among it unequal quality over "
             "names of different origin, which was not measured."
         )

@@ -214,7 +214,7 @@ class LanguageModel:
         Returns:
             Shape (choices, vocab), float32.
         """
-        head, hidden, cap = _head(self.module, hidden)
+        head, hidden, cap = head_of(self.module, hidden)
         logits = head(hidden)  # (choices, vocab)
         return (torch.tanh(logits / cap) * cap if cap else logits).float()
 
@@ -244,7 +244,7 @@ def decoder_of(module: Any) -> Any:
 
 def choice_logits(module: Any, hidden: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     """See `LanguageModel.choice_logits`."""
-    head, hidden, cap = _head(module, hidden)
+    head, hidden, cap = head_of(module, hidden)
     rows = head.weight[ids].to(hidden.dtype)  # (choices, k, width)
     logits = torch.einsum("nd,nkd->nk", hidden, rows).float()  # (choices, k)
     if getattr(head, "bias", None) is not None:
@@ -252,12 +252,14 @@ def choice_logits(module: Any, hidden: torch.Tensor, ids: torch.Tensor) -> torch
     return torch.tanh(logits / cap) * cap if cap else logits
 
 
-def _head(module: Any, hidden: torch.Tensor) -> tuple[Any, torch.Tensor, float | None]:
+def head_of(module: Any, hidden: torch.Tensor) -> tuple[Any, torch.Tensor, float | None]:
     """Return the head of a model, what it is given, and where its logits are capped."""
     if hasattr(module, "get_base_model"):
         module = module.get_base_model()
     config = module.config
-    if config.is_encoder_decoder and getattr(config, "scale_decoder_outputs", None) is not False:
+    # T5 1.1 (FLAN, GNER-T5) and mT5 do not scale, whatever their config says of tied embeddings.
+    scales = getattr(config, "scale_decoder_outputs", config.model_type != "mt5")
+    if config.is_encoder_decoder and scales:
         if config.tie_word_embeddings:
             hidden = hidden * config.d_model**-0.5  # T5 scales before a tied head
     return module.get_output_embeddings(), hidden, getattr(config, "final_logit_softcapping", None)

@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface
 
 from nomina.batches import PREFIX
-from nomina.models import choice_logits, decoder_of
+from nomina.models import choice_logits, decoder_of, head_of
 
 _CHUNK = 512  # positions whose logits over the vocabulary are in memory at once
 
@@ -91,14 +91,10 @@ class Objective(torch.nn.Module):
         index = batch["target_mask"].flatten().nonzero().squeeze(-1)
         ids = batch["input_ids"].flatten()
         base = self._base()
-        head, config = base.get_output_embeddings(), base.config
-        scale = 1.0
-        if config.is_encoder_decoder and config.tie_word_embeddings:
-            scale = config.d_model**-0.5
-        cap = getattr(config, "final_logit_softcapping", None)
+        head, hidden, cap = head_of(base, hidden)  # as decoding has it
 
         def part_loss(rows: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-            logits = head(rows * scale).float()  # (part, vocabulary)
+            logits = head(rows).float()  # (part, vocabulary)
             if cap:
                 logits = torch.tanh(logits / cap) * cap
             return torch.nn.functional.cross_entropy(logits, wanted, reduction="sum")

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
@@ -29,6 +30,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from nomina.base import quiet_libraries
 from nomina.batches import Batches, Encoded, Place, by_tokens, collate, encode, pack
+from nomina.calibration import FILE_NAME as CALIBRATION_NAME
 from nomina.calibration import Calibration, fit_temperature
 from nomina.checkpoints import Checkpoints, replace_folder
 from nomina.errors import DataError, MissingExtraError, RecipeError
@@ -64,7 +66,8 @@ _RESERVED = frozenset(
     "do_eval eval_strategy eval_steps save_strategy save_steps save_total_limit "
     "load_best_model_at_end resume_from_checkpoint lr_scheduler_type disable_tqdm "
     "remove_unused_columns max_grad_norm weight_decay adam_beta1 adam_beta2 adam_epsilon "
-    "auto_find_batch_size".split()
+    "auto_find_batch_size lr_scheduler_kwargs "
+    "label_smoothing_factor neftune_noise_alpha".split()
 )
 
 _MIN_TO_CALIBRATE = 20  # entities found on dev
@@ -184,6 +187,8 @@ def _trainer_options(values: Mapping[str, Any]) -> dict[str, Any]:
             raise RecipeError(
                 f"trainer: {key!r} is not an argument of transformers.TrainingArguments"
             )
+        if key.startswith("optim") and not (values.get("deepspeed") or values.get("fsdp")):
+            raise RecipeError(f"trainer: {key!r} has no effect: the optimiser is nomina's own")
     return dict(values)
 
 
@@ -196,7 +201,9 @@ def _settled(recipe: Recipe, model: LanguageModel, material: Material, size: int
     total = 0
     for row, place in zip(rows, material.places, strict=True):
         defined = material.mixture.config.p_define > 0
-        length = len(encode(model, Question(row, material.labels, definitions=defined)))
+        length = len(
+            encode(model, Question(row, row.labels or material.labels, definitions=defined))
+        )
         total += length
         if length > recipe.max_length:
             raise DataError(
@@ -284,7 +291,10 @@ class _Run:
         trainer = None
         if not self.is_stopped():
             fold_attention(module)
-            trainer = _Trainer(self)
+            try:
+                trainer = _Trainer(self)
+            except (RuntimeError, ImportError) as error:  # `report_to` of what is not installed
+                raise RecipeError(f"trainer: {error}") from error
             if recipe.compile and (problem := compile_layers(module)):
                 self.tell(problem)
             with quiet_libraries():
@@ -318,6 +328,7 @@ class _Run:
             rank=self.rank,
             size=self.size,
             after=Place(*state.place) if state.step else None,
+            num_too_long=state.num_too_long,
         )
 
     def start_clock(self) -> None:
@@ -370,10 +381,13 @@ class _Run:
         state = self.state
         state.dev_f1 = f1
         state.num_worse += 1
+        if f1 > state.top_f1:
+            state.top_f1, state.num_worse = f1, 0
         if f1 > state.best_f1:
-            state.best_f1, state.best_step, state.num_worse = f1, state.step, 0
+            before = state.best_f1, state.best_step
+            state.best_f1, state.best_step = f1, state.step
             if self.rank == 0 and not self.is_sharded:
-                card = self.card()
+                card = self.card(calibration)
 
                 def write(folder: Path) -> None:
                     self.trainable.save(folder, card)
@@ -383,6 +397,7 @@ class _Run:
                 problem = self.checkpoints.save_best(state.step, write)
                 if problem:
                     self.tell(problem)
+                    state.best_f1, state.best_step = before
 
     def save(self, optimizer: MasterAdamW) -> None:
         """Write a checkpoint; a full disk is noted and does not stop the run."""
@@ -400,19 +415,20 @@ class _Run:
             state = {k.removeprefix("module."): v for k, v in wrapped.items()} if wrapped else {}
         if self.rank:
             return
-        partial = self.output.with_name(self.output.name + ".partial")
+        partial = self.checkpoints.folder / "result.partial"
         shutil.rmtree(partial, ignore_errors=True)
         best = self.checkpoints.best(self.state.best_step)
-        card = self.card()
         try:
             if self.state.best_f1 >= 0 and best.is_dir():
                 shutil.copytree(best, partial)
+                is_fitted = (partial / CALIBRATION_NAME).is_file()
+                card = self.card(Calibration.load(partial) if is_fitted else None)
                 (partial / "README.md").write_text(card, encoding="utf-8")
             else:
                 partial.mkdir(parents=True)
-                self.trainable.save(partial, card, state)
+                self.trainable.save(partial, self.card(), state)
             replace_folder(partial, self.output)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             shutil.rmtree(partial, ignore_errors=True)
             raise RecipeError(
                 f"{self.output} cannot be written: {error}. The checkpoint is whole: free some "
@@ -420,7 +436,7 @@ class _Run:
             ) from error
         self.checkpoints.clean()
 
-    def card(self) -> str:
+    def card(self, calibration: Calibration | None = None) -> str:
         """Return the model card as of now."""
         recipe, state, material = self.recipe, self.state, self.material
         figures = {
@@ -459,6 +475,7 @@ class _Run:
             material.labels.names if material.labels else (),
             figures,
             material.notes,
+            (calibration or self.trainable.calibration) is not None,
         ).render()
 
 

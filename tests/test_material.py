@@ -155,6 +155,36 @@ def test_settings_of_the_mixture_are_checked(make):
         make([GOOD], mixture={"p_nothing": 0.1})
 
 
+def test_label_sets_of_records_stay_theirs_in_dev(make):
+    rows = [{**one("Anna lives", (0, 4, "person")), "label_set": ["person", "city"]}] * 4
+    dev = make.write(
+        [{**rows[0], "label_set": ["Person", "city"]}, one("Anna", (0, 4, "person"))], "dev.jsonl"
+    )
+    (found,) = make(rows, dev=[dev]).dev
+    assert found.examples[0].labels.names == ("person", "city")
+    assert found.examples[1].labels is None
+
+
+def test_dev_sentences_that_are_read_hold_entities(make):
+    rows = [one(f"nothing {n}") for n in range(600)]
+    rows += [one(f"Anna {n}", (0, 4, "person")) for n in range(8)]
+    found = [dev for seed in range(12) for dev in make(rows, dev_sentences=6, seed=seed).dev]
+    assert len(found) > 3  # the others held out no entity at all
+    for dev in found:
+        assert len(dev.examples) == 6
+        assert any(row.spans for row in dev.examples)
+
+
+def test_other_definitions_are_other_data(make, tmp_path):
+    seen = set()
+    for definition in ("a town", "a human settlement"):
+        path = tmp_path / "labels.json"
+        path.write_text(json.dumps({"city": definition, "person": ""}))
+        seen.add(make([one("in Oslo", (3, 7, "city"))] * 4, labels=str(path)).fingerprint)
+    seen.add(make([{**one("in Oslo", (3, 7, "city")), "label_set": ["city"]}] * 4).fingerprint)
+    assert len(seen) == 3
+
+
 def test_files_are_mixed_and_their_losses_noted(tmp_path, monkeypatch):
     monkeypatch.delenv("NOMINA_DATA", raising=False)
     path = tmp_path / "own.jsonl"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
+from pathlib import Path
 
 import pytest
 
 from nomina.entities import Entity, Example, LabelSet
 from nomina.errors import DataError, RecipeError
 from nomina.mixture import Card, Cards, Mixture, MixtureConfig
+from nomina.recipes import Recipe
 
 CARDS = [
     ["person", "a human being", ["individual", "human"], "none"],
@@ -161,6 +163,37 @@ def test_shares_and_probabilities_are_checked(cards):
         MixtureConfig(p_lower=2)
     with pytest.raises(RecipeError, match="at least one corpus"):
         Mixture({}, {})
+
+
+def test_shares_leave_something_for_every_corpus(cards):
+    both = {"mine": ROWS, "other": ROWS}
+    with pytest.raises(RecipeError, match=r"add up to 1\.0000, so .* never be asked: \['other'\]"):
+        Mixture(both, {}, cards, MixtureConfig(shares={"mine": 1.0}))
+    with pytest.raises(RecipeError, match="0 or more"):
+        Mixture(both, {}, cards, MixtureConfig(shares={"mine": -0.5}))
+    Mixture(both, {}, cards, MixtureConfig(shares={"mine": 0.9}))
+
+
+def test_the_shipped_recipe_asks_of_every_corpus():
+    made = Recipe.read(Path(__file__).parents[1] / "recipes" / "default.toml")
+    assert 0.9 < sum(made.mixture["shares"].values()) < 1
+
+
+def test_no_absent_type_is_asked_for_if_none_may_be(cards):
+    config = MixtureConfig(max_absent=0, p_foreign=0, p_sibling=0, p_general=0, p_all_labels=0)
+    assert draw(cards, 50, config=config)
+
+
+def test_lower_case_and_typos_keep_the_gaps_of_the_text(cards):
+    text = "Acme GmbH (Oslo) paid. 東京です。寒い。"
+    row = Example.from_entities(text, [Entity("Oslo", "city", 11, 15)])
+    config = MixtureConfig(p_natural=1, p_lower=1, p_typos=0, p_merge=0)
+    seen = set()
+    for question in itertools.islice(Mixture({"x": [row]}, {}, cards, config).questions(0), 40):
+        found = question.example
+        seen.add(found.text)
+        assert [found.text[e.start : e.end] for e in found.entities()] in ([], ["oslo"])
+    assert seen == {text.lower(), "acme gmbh oslo paid 東京です 寒い"}
 
 
 def test_a_malformed_card_is_named(tmp_path):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+import transformers
 
 from nomina import objective as room
 from nomina.batches import collate, encode, pack
 from nomina.entities import Example, LabelSet
 from nomina.mixture import Question
+from nomina.models import choice_logits
 from nomina.objective import FOLDED, Objective, can_pack, compile_layers, fold_attention
 
 ROWS = [
@@ -95,6 +97,35 @@ def test_the_loss_on_tokens_is_cross_entropy(build_model, monkeypatch):
         logits = model.module(batch["input_ids"]).logits[:, :-1].log_softmax(-1)
         want = -logits.gather(-1, batch["input_ids"][:, 1:, None]).squeeze(-1)
     assert float(have) == pytest.approx(float(want[batch["target_mask"][:, :-1]].mean()), abs=1e-4)
+
+
+@pytest.mark.parametrize("is_tied", [True, False])
+@pytest.mark.parametrize("family", ["T5", "MT5"])
+def test_the_head_is_the_familys_own(family, is_tied):
+    # T5 1.1 (FLAN, GNER-T5) and mT5 give the head what the decoder says; T5 1.0 scales it.
+    made = getattr(transformers, f"{family}Config")(
+        vocab_size=60, d_model=16, d_kv=4, d_ff=24, num_layers=1, num_heads=2,
+        decoder_start_token_id=0, pad_token_id=0, eos_token_id=1, tie_word_embeddings=is_tied,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    module = getattr(transformers, f"{family}ForConditionalGeneration")(made).eval()
+    for parameter in module.parameters():
+        parameter.data.normal_(0, 0.5)
+    given, asked = torch.tensor([[5, 6, 7]]), torch.tensor([[0, 8, 9, 1]])
+    with torch.inference_mode():
+        out = module(input_ids=given, decoder_input_ids=asked, output_hidden_states=True)
+        hidden = out.decoder_hidden_states[-1][0]  # (4, width)
+        choices = torch.tensor([[3, 4, 5]] * 4)
+        assert torch.allclose(
+            choice_logits(module, hidden, choices), out.logits[0][:, 3:6], atol=1e-4
+        )
+        batch = {
+            "input_ids": asked, "encoder_ids": given, "encoder_mask": torch.ones_like(given).bool(),
+            "target_mask": torch.tensor([[True, True, True, False]]),
+        }  # fmt: skip
+        have = Objective(module, "tokens")(**batch)["loss"]
+        want = torch.nn.functional.cross_entropy(out.logits[0, :3], asked[0, 1:])
+    assert float(have) == pytest.approx(float(want), abs=1e-4)
 
 
 def test_without_a_compiler_layers_stay_as_they_are(build_model, monkeypatch):

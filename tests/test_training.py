@@ -14,14 +14,17 @@ import pytest
 import torch
 from conftest import build_module
 from queries import queries
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from nomina import training
 from nomina.calibration import Calibration
 from nomina.entities import Example, LabelSet
 from nomina.errors import DataError, NominaError, RecipeError
 from nomina.extractor import Tagger
 from nomina.mixture import Question
 from nomina.models import LanguageModel, ModelConfig, load_model
+from nomina.trainable import Trainable
 from nomina.training import Recipe, _Found, collate, encode, train
 
 ROWS = [
@@ -278,11 +281,95 @@ def test_a_folder_that_is_no_model_is_not_replaced(folder):
         train(Recipe.of(values(folder)))
 
 
+def test_folders_of_the_user_beside_the_output_stay(folder):
+    for name in ("out.old", "out.partial"):
+        (folder / name).mkdir()
+        (folder / name / "thesis.txt").write_text("years of work")
+    for _ in range(2):  # the second takes the place of the first
+        train(Recipe.of(values(folder, steps=1, dev_share=0.0)))
+    assert files(folder) == {"llama", "t5", "mine.jsonl", "out", "out.old", "out.partial"}
+    assert (folder / "out.old" / "thesis.txt").is_file()
+    assert (folder / "out.partial" / "thesis.txt").is_file()
+
+
+def test_a_best_model_that_a_full_disk_refused_is_not_the_best(folder, monkeypatch):
+    found, saved, save = iter([0.5, 0.9, 0.1, 0.1]), [], Trainable.save
+
+    def full_the_second_time(self, *arguments):
+        saved.append(1)
+        if len(saved) == 2:
+            raise OSError(28, "No space left on device")
+        return save(self, *arguments)
+
+    monkeypatch.setattr(Trainable, "save", full_the_second_time)
+    monkeypatch.setattr(training._Run, "evaluate", lambda self: (next(found), None))
+    notes = []
+    out = train(
+        Recipe.of(values(folder, steps=8, evaluate_every=2, save_every=2)), None, notes.append
+    )
+    assert any("No space left" in note for note in notes)
+    assert "50.0 at step 2 " in (out / "README.md").read_text()
+
+
+def test_a_full_disk_at_the_end_is_said(folder, monkeypatch):
+    def full(self, *arguments):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(Trainable, "save", full)
+    with pytest.raises(RecipeError, match="free some"):
+        train(Recipe.of(values(folder, steps=1, dev_share=0.0)))
+    monkeypatch.undo()
+    assert (train(Recipe.of(values(folder, steps=1, dev_share=0.0))) / WEIGHTS).is_file()
+
+
+def test_what_was_left_out_is_counted_across_a_stop(folder):
+    words = ["word"] * 60
+    with open(folder / "mine.jsonl", "a") as file:
+        for _ in range(60):
+            file.write(json.dumps({"tokens": words, "labels": ["O"] * 60}) + "\n")
+    made = values(folder, steps=24, corpora=[f"{folder}/mine.jsonl"], max_length=90)
+    made |= {"evaluate_every": 0, "dev": [], "accumulate": 1}
+    del made["data"]
+    whole = []
+    train(Recipe.of({**made, "output": f"{folder}/whole"}), whole.append)
+
+    def stop(now):
+        if now.step == 18:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(Recipe.of(made), stop)
+    again = []
+    train(Recipe.of(made), again.append)
+    assert again[0].step < 24
+    assert again[-1].num_too_long == whole[-1].num_too_long > 0
+
+
+def test_records_with_label_sets_are_asked_for_their_own(folder):
+    rows = [
+        {"text": "in Oslo", "entities": [{"start": 3, "end": 7, "label": "city"}],
+         "label_set": ["city", *(f"label {n} {k}" for k in range(5))]}
+        for n in range(40)
+    ]  # fmt: skip
+    (folder / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert train(Recipe.of(values(folder, steps=1, dev_share=0.0, max_length=200)))
+
+
+def test_the_card_says_what_was_measured_and_fitted(folder):
+    out = train(Recipe.of(values(folder, steps=1, dev_share=0.0)))
+    card = (out / "README.md").read_text()
+    assert "there was no dev set" in card
+    assert "Scores are not calibrated" in card
+
+
 @pytest.mark.parametrize(
     ("trainer", "message"),
     [
         ({"max_steps": 3}, "'max_steps' is set by the recipe"),
         ({"colour": "red"}, "'colour' is not an argument"),
+        ({"optim": "sgd"}, "'optim' has no effect"),
+        ({"label_smoothing_factor": 0.1}, "is set by the recipe"),
+        ({"report_to": "trackio"}, "trackio"),
     ],
 )
 def test_arguments_of_the_trainer_are_checked(folder, trainer, message):
