@@ -7,6 +7,7 @@ interrupted.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -46,6 +47,9 @@ for _room in (extract, scoring, aligning, convert, train, serving, models):
 
 def main() -> None:
     """Run the program."""
+    for stream in (sys.stdout, sys.stderr):  # half a surrogate pair, an old locale
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except KeyboardInterrupt:

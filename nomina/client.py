@@ -118,7 +118,11 @@ class Client:
             ServerError: If the server cannot be asked.
         """
         if self._name is None:
-            self._name = str(self._send("GET", "/v1/models")["models"][0]["id"])
+            answer = self._send("GET", "/v1/models")
+            try:
+                self._name = str(answer["models"][0]["id"])
+            except (KeyError, TypeError, IndexError):
+                raise ServerError(f"{self.url} answers, but not as nomina does", 200) from None
         return self._name
 
     def __call__(
@@ -202,7 +206,10 @@ class Client:
             "threshold": threshold,
         }
         answer = self._send("POST", "/v1/extract", json.dumps(body).encode())
-        return [Document.from_dict(record) for record in answer["documents"]]
+        try:
+            return [Document.from_dict(record) for record in answer["documents"]]
+        except (KeyError, TypeError):
+            raise ServerError(f"{self.url} answers, but not as nomina does", 200) from None
 
     def _send(self, method: str, path: str, body: bytes | None = None) -> Any:
         """Send a request, again if it was turned away or lost; return what was answered."""
@@ -228,7 +235,7 @@ class Client:
                 raise ServerError(f"{self.url} answers, but not as nomina does: {caught}") from None
             if attempt < self.retries:
                 # Spread out, so that clients turned away together do not come back together
-                time.sleep(max(wait_s, 0.05 * 2**attempt) * random.uniform(0.5, 1.0))
+                time.sleep(max(wait_s, 0.05 * 2**attempt) * random.uniform(1.0, 1.5))
         assert error is not None
         raise error
 

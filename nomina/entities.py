@@ -186,12 +186,12 @@ def _label(name: Any, rest: Any) -> Label:
             f"label {name!r} has unknown keys {unknown}; known are {sorted(known)}. "
             "Check for a typo."
         )
-    examples = rest.get("examples", ())
+    examples = rest.get("examples") or ()
     if isinstance(examples, str) or not all(isinstance(x, str) for x in examples):
         raise LabelError(f"`examples` of label {name!r} must be a list of strings: {examples!r}")
     parts = [str(rest.get(key) or "").strip() for key in ("definition", "guideline")]
     definition = " ".join(part for part in parts if part)
-    return Label(name, definition, tuple(examples), str(rest.get("color", "")))
+    return Label(name, definition, tuple(examples), str(rest.get("color") or ""))
 
 
 def normalize_label(name: str) -> str:

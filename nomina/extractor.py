@@ -268,6 +268,9 @@ class Tagger:
         entities = spans_to_entities(
             job.text, job.offsets, [span for span, _ in kept], [score for _, score in kept]
         )
+        shown = {(span.start, span.end) for span, _ in kept}
+        for index, warnings_of in enumerate(job.window_warnings):
+            warnings_of += _cut_off(job, index, shown)
         warnings = dict.fromkeys([*job.warnings, *itertools.chain(*job.window_warnings)])
         return Document(job.text, tuple(entities), tuple(warnings))
 
@@ -341,7 +344,6 @@ class _Work:
             for a, b, label, score in scored
         ]
         job.num_found += 1
-        job.window_warnings[index] += _cut_off(job, index)
         return job
 
     def _ask(self, job: _Job) -> Request:
@@ -402,7 +404,7 @@ class _Work:
 _TOO_LONG = "but the model was made"
 
 
-def _cut_off(job: _Job, index: int) -> list[str]:
+def _cut_off(job: _Job, index: int, shown: set[tuple[int, int]]) -> list[str]:
     """Return a warning for an entity that ends where the model saw no further."""
     window = job.windows[index]
     if window.context_end == len(job.offsets):
@@ -410,7 +412,9 @@ def _cut_off(job: _Job, index: int) -> list[str]:
     places = [
         (job.offsets[span.start][0], job.offsets[span.end - 1][1])
         for span, _ in job.found[index]
-        if span.end == window.context_end and window.start <= span.start < window.end
+        if span.end == window.context_end
+        and window.start <= span.start < window.end
+        and (span.start, span.end) in shown
     ]
     return [
         f"the entity [{start}, {end}) reaches the end of what the model was shown at once and may "

@@ -67,6 +67,7 @@ class Lexicon:
         self._max_entries = max_entries
         self._ids: dict[str, tuple[int, ...]] = {"": (eos_id,)}
         self._tries: dict[tuple[str, ...], Node] = {}
+        self._num_texts = 0  # in all tries: one holds as many as there are labels
 
     def ids(self, text: str) -> tuple[int, ...]:
         """Return the ids of a string, never none."""
@@ -91,8 +92,9 @@ class Lexicon:
         """
         root = self._tries.get(texts)
         if root is None:
-            if len(self._tries) >= self._max_entries:
-                self._tries = {}
+            self._num_texts += len(texts)
+            if self._num_texts > self._max_entries:
+                self._tries, self._num_texts = {}, len(texts)
             ids = [self.ids(text) for text in texts]
             root = self._tries[texts] = _grow(ids, list(range(len(ids))), 0, texts)
         return root

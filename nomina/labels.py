@@ -121,7 +121,7 @@ def _parse_yaml(path: Path, text: str) -> Any:
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise DataError(f"{path}{line}: is not YAML: {error.problem}") from error
-    except (yaml.YAMLError, TypeError, DataError) as error:
+    except (yaml.YAMLError, ValueError, TypeError, DataError) as error:
         raise DataError(f"{path}: is not YAML: {error}") from error
 
 
@@ -151,13 +151,15 @@ def _check(path: Path, text: str, name: Any, value: Any) -> None:
             close = difflib.get_close_matches(str(key), _KEYS, n=1)
             hint = f"Did you mean {close[0]!r}?" if close else f"Known are {', '.join(_KEYS)}."
             raise DataError(f"{place}: label {name!r} has an unknown key {key!r}. {hint}")
+        if part is None:  # left empty in YAML
+            continue
         if key == "examples":
             if not isinstance(part, list) or not all(isinstance(x, str) for x in part):
                 raise DataError(
                     f"{place}: `examples` of label {name!r} must be a list of strings, "
                     f"was: {part!r}"
                 )
-        elif part is not None and not isinstance(part, str):
+        elif not isinstance(part, str):
             raise DataError(f"{place}: `{key}` of label {name!r} must be a string, was: {part!r}")
         elif key == "color" and part and not _COLOR.fullmatch(part):
             raise DataError(

@@ -12,15 +12,18 @@ Knows nothing of labels or models.
 from __future__ import annotations
 
 import json
+import os
 import re
+import stat
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from nomina.corpora import FileOptions, Report, read_examples
 from nomina.corpora.files import MAX_LINE_BYTES, check_is_text, open_bytes
+from nomina.corpora.jsonl import read_records
 from nomina.errors import DataError
 
 _FORMATS = {
@@ -58,6 +61,7 @@ def read_files(
     text_column: str = "",
     *,
     by_line: bool = False,
+    written: Collection[tuple[int, int]] = (),
 ) -> Iterator[Source]:
     """Yield the texts of files, one file after the other.
 
@@ -68,10 +72,12 @@ def read_files(
         report: Where bad records and files are set aside, if it skips errors.
         text_column: Column or key that holds the text. Defaults to `text`.
         by_line: Whether each line of plain text is a text of its own; empty lines are none.
+        written: Device and inode of files that are written meanwhile; in a folder they are no
+            texts, or what is written would be read without end.
 
     Raises:
-        DataError: Unless errors are skipped, if a file or record cannot be read; names file and
-            line.
+        DataError: If one of the files is written meanwhile; unless errors are skipped, if a file
+            or record cannot be read. Names file and line.
         MissingExtraError: If a format needs a package that is not installed.
     """
     for name in names:
@@ -79,24 +85,47 @@ def read_files(
             texts = read_texts(stdin, STDIN, report, key=text_column, by_line=by_line)
             yield from _read(STDIN, texts, report)
             continue
-        for path in _walk(Path(name)):
+        for path in _walk(Path(name), report):
+            if written and file_key(path) in written:
+                if str(path) == str(Path(name)):
+                    raise DataError(f"{path}: is written to, and cannot be read too")
+                continue
             yield from _read(str(path), _read_path(path, report, text_column, by_line), report)
 
 
-def _walk(path: Path) -> Iterator[Path]:
-    is_dataset = any((path / name).exists() for name in ("dataset_info.json", "dataset_dict.json"))
-    if not path.is_dir() or is_dataset:
+def file_key(path: Path | int) -> tuple[int, int] | None:
+    """Return what tells a file (or what is open under a number) from others, if it is one."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino) if stat.S_ISREG(found.st_mode) else None
+
+
+def _walk(path: Path, report: Report) -> Iterator[Path]:
+    try:
+        is_leaf = not path.is_dir() or any(
+            (path / name).exists() for name in ("dataset_info.json", "dataset_dict.json")
+        )
+        children = [] if is_leaf else sorted(path.iterdir())
+    except OSError as error:  # no permission, a name too long
+        report.reject(str(path), f"cannot be read: {error.strerror}")
+        return
+    if is_leaf:
         yield path
         return
-    for child in sorted(path.iterdir()):
+    for child in children:
         # what brat marked in the text beside it is no text
         is_marks = child.suffix == ".ann" and child.with_suffix(".txt").exists()
         if not child.name.startswith(".") and not is_marks:
-            yield from _walk(child)
+            yield from _walk(child, report)
 
 
 def _read_path(path: Path, report: Report, text_column: str, by_line: bool) -> Iterator[Source]:
     suffix = (path.with_suffix("") if path.suffix == ".gz" else path).suffix.lower()
+    if suffix == ".json" and text_column:
+        yield from _read_key(path, report, text_column)
+        return
     if suffix in _FORMATS or path.is_dir():
         options = FileOptions(text_column=text_column)
         for example in read_examples(path, _FORMATS.get(suffix), options, report):
@@ -107,6 +136,18 @@ def _read_path(path: Path, report: Report, text_column: str, by_line: bool) -> I
         yield from read_texts(
             stream, str(path), report, is_lines=is_lines, key=text_column, by_line=by_line
         )
+
+
+def _read_key(path: Path, report: Report, key: str) -> Iterator[Source]:
+    """Yield what stands under a key in the objects of a JSON file, or in their `data`."""
+    for place, record, raw in read_records(path, report):
+        held = record if isinstance(record, dict) else {}
+        if key not in held and isinstance(held.get("data"), dict):  # a task of Label Studio
+            held = held["data"]
+        if isinstance(held.get(key), str):
+            yield Source(held[key], record.get("id"), str(path))
+        else:
+            report.reject(place, f"expected an object with a string `{key}`", raw)
 
 
 def _read(name: str, sources: Iterator[Source], report: Report) -> Iterator[Source]:
@@ -158,7 +199,7 @@ def read_texts(
         DataError: If the stream is binary; unless errors are skipped, if it is not UTF-8, a line is
             longer than 64 MiB, or one is no such object; names the line.
     """
-    key = key or "text"
+    is_named, key = bool(key), key or "text"
     file = "" if name == STDIN else name
     lines = _lines(stream, name)
     head: list[_Line] = []
@@ -167,7 +208,7 @@ def read_texts(
         if line.text.strip() or line.problem:
             break
     if is_lines is None:
-        is_lines = bool(head) and not head[-1].problem and _has_text(head[-1].text, key)
+        is_lines = bool(head) and not head[-1].problem and _has_text(head[-1].text, key, is_named)
     if not is_lines:
         read = _each if by_line else _whole
         yield from read(_chain(head, lines), name, file, report)
@@ -222,14 +263,15 @@ def _chain(head: list[_Line], rest: Iterator[_Line]) -> Iterator[_Line]:
     yield from rest
 
 
-def _has_text(line: str, key: str) -> bool:
+def _has_text(line: str, key: str, is_named: bool) -> bool:
     if not line.lstrip().startswith("{"):
         return False
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):
         return False
-    return isinstance(record, dict) and isinstance(record.get(key), str)
+    # who names a key has records; a first one without it is an error and not plain text
+    return isinstance(record, dict) and (is_named or key in record)
 
 
 def _lines(stream: IO[bytes], name: str) -> Iterator[_Line]:

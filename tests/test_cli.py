@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -11,6 +12,9 @@ from typer.testing import CliRunner
 
 import nomina
 from nomina.cli import app
+from nomina.commands.extract import print_document
+from nomina.documents import Document
+from nomina.entities import Entity
 from nomina.extractor import Tagger
 
 run = CliRunner().invoke
@@ -76,6 +80,34 @@ def test_labels_from_a_file(tmp_path):
     path = tmp_path / "labels.toml"
     path.write_text('[actor]\ndefinition = "plays"\nexamples = ["george"]\n[year]\n')
     assert lines(run(app, ["extract", "x", "--labels-file", str(path)]))[0]["text"] == "x"
+
+
+@pytest.mark.parametrize("title", ["docs[old]/a.txt", "[/etc]"])
+def test_brackets_are_no_markup(title, capsys):
+    text = "List[str] :smile: [/etc]"
+    entities = (Entity("List[str]", "code [x]", 0, 9), Entity("[/etc]", "[/b]", 18, 24))
+    print_document(Document(text, entities), title)
+    shown = capsys.readouterr().out
+    for part in (title, "List[str]", "code [x]", ":smile:", "[/etc]", "[/b]"):
+        assert part in shown
+
+
+@pytest.mark.parametrize("output", ["jsonl", "text", "table"])
+def test_an_old_locale_costs_no_text(output):
+    code = "import nomina, sys; from nomina.cli import main\n"
+    code += "from nomina.documents import Document\n"
+    code += "class Fake:\n  def pipe(self, texts, *a, **k):\n"
+    code += "    return (Document(getattr(x, 'text', x), ()) for x in texts)\n"
+    code += "nomina.load = lambda *a, **k: Fake()\n"
+    code += f"sys.argv = ['nomina', 'extract', 'Łódź', '--labels', 'a', '--output', '{output}']\n"
+    code += "main()"
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "cp1252"},
+    )
+    assert result.returncode == 0, result.stderr
+    assert b"\\u0141" in result.stdout
 
 
 @pytest.mark.parametrize("output", ["table", "text", "html"])

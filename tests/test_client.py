@@ -172,6 +172,46 @@ class Flaky(http.server.BaseHTTPRequestHandler):
         pass
 
 
+class Other(http.server.BaseHTTPRequestHandler):
+    """Somebody else's server, which answers everything."""
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers.get("content-length", 0)))
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b'{"hello": "world"}')
+
+    do_GET = do_POST
+
+    def log_message(self, *args):
+        pass
+
+
+def test_another_server_is_named():
+    server = http.server.HTTPServer(("127.0.0.1", 0), Other)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    client = Client(f"http://127.0.0.1:{server.server_port}")
+    with pytest.raises(ServerError, match="not as nomina does"):
+        client("a", ["b"])
+    with pytest.raises(ServerError, match="not as nomina does"):
+        client.name  # noqa: B018
+    client.close()
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("wait_s", [0, 2])
+def test_nobody_comes_back_before_the_time_that_the_server_says(monkeypatch, wait_s):
+    waited, headers = [], {"retry-after": str(wait_s)}
+    client = Client("http://127.0.0.1:1", retries=6)
+    monkeypatch.setattr(client, "_send_once", lambda *_: (503, headers, b"{}"))
+    monkeypatch.setattr(time, "sleep", waited.append)
+    with pytest.raises(ServerError):
+        client("a", ["b"])
+    assert len(waited) == 6
+    assert all(w >= wait_s for w in waited)
+
+
 def test_a_broken_connection_is_opened_again():
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Flaky) as server:
         thread = threading.Thread(target=server.serve_forever)

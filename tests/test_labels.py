@@ -71,6 +71,13 @@ def test_a_label_may_be_called_labels(tmp_path):
     assert read_labels(path) == LabelSet((Label("labels", "a name of a type"),))
 
 
+def test_values_left_empty_are_none(tmp_path):
+    pytest.importorskip("yaml")
+    (label,) = read_labels(write(tmp_path, "a.yaml", "a:\n  color:\n  examples:\n"))
+    assert (label.color, label.examples) == ("", ())
+    assert LabelSet.of({"a": {"examples": None}}).names == ("a",)
+
+
 def test_round_trip(tmp_path):
     write_labels(WANT, tmp_path / "a.json")
     assert read_labels(tmp_path / "a.json") == WANT
@@ -113,6 +120,7 @@ def test_round_trip(tmp_path):
         ("a.yaml", "a: [x\n", "a.yaml:2: is not YAML"),
         ("a.yaml", "no: x\n", "a label must be a string, was: False. Put it in quotes"),
         ("a.yaml", "a: x\na: y\n", "the key 'a' stands twice"),
+        ("a.yaml", "a:\n  definition: 2024-13-45\n", "a.yaml.*: is not YAML: month must be"),
     ],
 )
 def test_typos_are_named(tmp_path, name, content, message):

@@ -6,6 +6,10 @@ import gzip
 import io
 import itertools
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -17,7 +21,7 @@ from nomina import sources
 from nomina.cli import app
 from nomina.corpora import Report
 from nomina.errors import DataError
-from nomina.sources import Source, read_files, read_texts
+from nomina.sources import Source, file_key, read_files, read_texts
 
 GOOD = ["did george act", "in 1980"]
 
@@ -213,6 +217,88 @@ def test_the_side_file_cannot_be_an_input_or_nowhere(extract, tmp_path):
     result, _ = extract("--file", "a.txt", "--skip-errors", "no/where")
     assert result.exit_code == 1
     assert "cannot be written" in result.stderr
+
+
+def test_another_spelling_of_the_input_is_the_input(extract, tmp_path):
+    write(tmp_path / "a.jsonl", '{"text": "x"}\n')
+    assert extract("--file", "./a.jsonl", "--skip-errors", "a.jsonl")[0].exit_code == 2
+    assert (
+        extract("--file", str(tmp_path / "a.jsonl"), "--skip-errors", "a.jsonl")[0].exit_code == 2
+    )
+    assert (tmp_path / "a.jsonl").read_text() == '{"text": "x"}\n'
+
+
+def test_what_is_written_into_the_folder_is_not_read(extract, tmp_path):
+    write(tmp_path / "in/a.jsonl", '{"text": "x"}\n{\n')
+    result, rows = extract("--file", "in", "--skip-errors", "in/bad.jsonl")
+    assert (result.exit_code, len(rows)) == (3, 1)
+    assert len((tmp_path / "in/bad.jsonl").read_text().splitlines()) == 1
+    code = "import sys; from nomina.sources import *; from nomina.corpora import Report\n"
+    code += "written = {file_key(sys.stdout.fileno())}\n"
+    code += "for x in read_files(['in'], sys.stdin.buffer, Report(), written=written):"
+    code += " print(x.text, flush=True)"
+    (tmp_path / "in/bad.jsonl").unlink()
+    write(tmp_path / "in/a.jsonl", '{"text": "x"}\n')
+    with open(tmp_path / "in/out.txt", "w") as file:
+        subprocess.run([sys.executable, "-c", code], stdout=file, check=True, timeout=60)
+    assert (tmp_path / "in/out.txt").read_text() == "x\n"
+    key = file_key(tmp_path / "in/a.jsonl")
+    with pytest.raises(DataError, match="is written to"):
+        read(tmp_path / "in/a.jsonl", written={key})
+
+
+def test_a_text_that_an_annotator_rejected_is_named(extract, tmp_path):
+    rows = [{"text": "x", "spans": [], "answer": "reject"}, {"text": "y", "spans": []}]
+    write(tmp_path / "a.json", json.dumps(rows))
+    result, rows = extract("--file", "a.json")
+    assert [row["text"] for row in rows] == ["y"]
+    assert "note: 1 " in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("piped", "key", "message"),
+    [
+        (b'{"body":"george"}\n{"body":"met"}\n', "bdoy", "a string `bdoy`"),
+        (b'{"text": null}\n{"text": "met"}\n', "", "a string `text`"),
+    ],
+)
+def test_a_first_record_without_text_does_not_make_all_one_text(piped, key, message):
+    with pytest.raises(DataError, match=message):
+        list(read_files(["-"], io.BytesIO(piped), Report(), key))
+
+
+def test_a_key_names_the_text_in_json_files_too(tmp_path):
+    path = write(tmp_path / "a.json", '[{"text": "title", "body": "george", "id": 7}]')
+    tasks = write(tmp_path / "b.json", '[{"id": 3, "data": {"body": "met"}}]')
+    texts, _ = read(path, tasks, text_column="body")
+    assert [(x.text, x.id) for x in texts] == [("george", 7), ("met", 3)]
+    with pytest.raises(DataError, match=r"a.json.*a string `bdoy`"):
+        read(path, text_column="bdoy")
+
+
+def test_a_pipe_is_a_file_too(tmp_path):
+    for data in (b"in 1980", gzip.compress(b"in 1980")):
+        number, out = os.pipe()
+        os.write(out, data)
+        os.close(out)
+        assert [x.text for x in read(f"/dev/fd/{number}")[0]] == ["in 1980"]
+        os.close(number)
+
+
+def test_names_that_cannot_be_are_one_line(tmp_path, monkeypatch):
+    with pytest.raises(DataError, match="File name too long"):
+        read("x" * 300)
+
+    def forbidden(self):
+        raise PermissionError(13, "Permission denied")
+
+    write(tmp_path / "in/a.txt", "x")
+    write(tmp_path / "in/b/c.txt", "y")
+    listed = Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", lambda x: (forbidden if x.name == "b" else listed)(x))
+    texts, rejected = read(tmp_path / "in", skip=True)
+    assert [x.text for x in texts] == ["x"]
+    assert rejected == [(str(tmp_path / "in/b"), "cannot be read: Permission denied")]
 
 
 def test_each_line_can_be_a_text(tmp_path):

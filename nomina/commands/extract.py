@@ -6,11 +6,12 @@ Knows how to print documents and to keep count of what could not be read; the ta
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,7 +22,7 @@ from nomina.documents import Document, documents_to_html, visible
 from nomina.entities import LabelSet
 from nomina.errors import LabelError, NominaError, TextError
 from nomina.labels import read_labels
-from nomina.sources import Source, read_files
+from nomina.sources import Source, file_key, read_files
 
 if TYPE_CHECKING:
     from nomina.extractor import Tagger
@@ -112,7 +113,17 @@ def _sources(
 ) -> Iterator[Source]:
     yield from map(Source, texts)
     names = files if files or texts else ["-"]
-    yield from read_files(names, sys.stdin.buffer, report, text_column, by_line=by_line)
+    outputs = {file_key(report.path)} if isinstance(report, SideFile) else set()
+    with suppress(OSError, ValueError):  # what tests put in its place has no number
+        outputs.add(file_key(sys.stdout.fileno()))
+    yield from read_files(
+        names,
+        sys.stdin.buffer,
+        report,
+        text_column,
+        by_line=by_line,
+        written={key for key in outputs if key},
+    )
 
 
 def _labels(names: str | None, file: Path | None) -> LabelSet:
@@ -178,13 +189,15 @@ def print_document(document: Document, title: str = "", labels: LabelSet | None 
     """Print a document as people like to look at one: the text in colours, then a table."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     console = Console()
-    table = Table("label", "text", "offsets", "score", title=title or None, title_justify="left")
+    heading = Text(visible(title)) if title else None
+    table = Table("label", "text", "offsets", "score", title=heading, title_justify="left")
     for entity in document:
         table.add_row(
-            entity.label,
-            visible(entity.text),
+            Text(entity.label),  # strings would be read as markup
+            Text(visible(entity.text)),
             f"{entity.start}-{entity.end}",
             f"{entity.score:.2f}",
         )
@@ -240,13 +253,14 @@ def _json_line(document: Document, source: Source, names_file: bool) -> str:
     if names_file and source.file:
         record["file"] = source.file
     line = json.dumps(record, ensure_ascii=False)
-    # Half a surrogate pair, which JSON can name and UTF-8 cannot write, goes out as it came in.
-    return (line if line.isascii() or _is_utf8(line) else json.dumps(record)) + "\n"
+    # What standard output cannot write (half a surrogate pair; all but 256 characters in an old
+    # locale) is named as JSON does.
+    return (line if line.isascii() or _is_writable(line) else json.dumps(record)) + "\n"
 
 
-def _is_utf8(text: str) -> bool:
+def _is_writable(text: str) -> bool:
     try:
-        text.encode()
+        text.encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:
         return False
     return True
@@ -327,14 +341,17 @@ def register(app: typer.Typer) -> None:
         with user_errors():
             label_set = _labels(labels, labels_file)
             files = file or []
-            if skip_errors is not None and str(skip_errors) in files:
+            side = file_key(skip_errors) if skip_errors else None
+            if side and side in {file_key(Path(name)) for name in files}:
                 raise typer.BadParameter(f"--skip-errors would overwrite the input {skip_errors}")
             report = Report() if skip_errors is None else SideFile(skip_errors)
             tagger = _load(model, form, consistent=consistent, decoding=decoding, num_beams=beams)
             sources = _sources(texts or (), files, report, text_column, lines)
             found = documents(tagger, sources, label_set, threshold=threshold)
-            names_files = len(files) > 1 or any(Path(name).is_dir() for name in files)
+            names_files = len(files) > 1 or any(os.path.isdir(name) for name in files)
             count = _print_all(tagger, found, chosen, label_set, names_files)
+        for line in report.lines():  # texts that an annotator rejected, for one
+            typer.echo(f"note: {line}", err=True)
         if isinstance(report, SideFile):
             report.close()
             if report.count:

@@ -31,13 +31,22 @@ def open_bytes(path: Path) -> BinaryIO:
     """
     try:
         file = path.open("rb")
-        if file.read(2) == b"\x1f\x8b":
-            file.close()
-            return cast(BinaryIO, gzip.open(path, "rb"))
+        is_packed = file.peek(2)[:2] == b"\x1f\x8b"  # not read: a pipe has no way back
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    file.seek(0)
-    return file
+    return cast(BinaryIO, _Unpacked(file)) if is_packed else file
+
+
+class _Unpacked(gzip.GzipFile):
+    """What is packed in a file, which is closed with it."""
+
+    def __init__(self, packed: BinaryIO) -> None:
+        super().__init__(fileobj=packed, mode="rb")
+        self._packed = packed
+
+    def close(self) -> None:
+        super().close()
+        self._packed.close()
 
 
 def read_head(path: Path, num_bytes: int = 2**16) -> bytes:
