@@ -46,7 +46,7 @@ def score(name, shots, seed, options):
     """F1 of a set, by metric, and the minutes that training took; from the disk if it is there."""
     parts = [f"{shots}-{seed}" if shots else "0"]
     parts += [f"{options.steps}steps"] if shots and options.steps else []
-    parts += [Path(options.model).name] if options.model != "default" else []
+    parts += [options.model.strip("/").replace("/", "_")] if options.model != "default" else []
     folder = options.output / name / "-".join(parts)
     done = folder / f"result-{options.limit or 'all'}.json"
     if done.is_file():

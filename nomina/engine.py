@@ -23,9 +23,9 @@ import heapq
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import torch
 from transformers import AttentionInterface, DynamicCache
@@ -36,6 +36,7 @@ from nomina.grounding import Fork, Grounding
 from nomina.models import LanguageModel
 
 Path = list[tuple[Fork, int, float]]
+R = TypeVar("R")
 
 
 class Request(NamedTuple):
@@ -665,6 +666,30 @@ def reading() -> Iterator[None]:
         yield
 
 
+class Readers(Generic[R]):
+    """Readers for streams that are read by turns: slots are numbered within a stream.
+
+    The one that was given back last is kept, with the prefixes it has read.
+
+    Args:
+        make: Makes a reader.
+    """
+
+    def __init__(self, make: Callable[[], R]) -> None:
+        self._make = make
+        self._idle: R | None = make()
+
+    @contextlib.contextmanager
+    def taken(self) -> Iterator[R]:
+        """Hand out a reader that no other stream has."""
+        with _turn:
+            reader, self._idle = self._idle or self._make(), None
+        try:
+            yield reader
+        finally:
+            self._idle = reader
+
+
 class Engine:
     """Decodes streams of requests; several may be under way, in turns or in threads.
 
@@ -676,9 +701,8 @@ class Engine:
     def __init__(self, model: LanguageModel, config: EngineConfig | None = None) -> None:
         self.model = model
         self.config = config or EngineConfig()
-        # Streams may be read by turns, and each has slots of its own: one reader a stream.
-        self._kind = EncoderDecoderReader if model.is_encoder_decoder else PackedReader
-        self._idle: Reader | None = self._kind(model, self.config)
+        kind = EncoderDecoderReader if model.is_encoder_decoder else PackedReader
+        self._readers: Readers[Reader] = Readers(lambda: kind(model, self.config))
         self.odds = Odds()
         self.usage = Usage()
 
@@ -708,12 +732,8 @@ class Engine:
     def _decode(
         self, requests: Iterable[Request | None], is_ordered: bool
     ) -> Iterator[tuple[int, Path]]:
-        with reading():
-            reader, self._idle = self._idle or self._kind(self.model, self.config), None
-        try:
+        with self._readers.taken() as reader:
             yield from self._decode_with(reader, requests, is_ordered)
-        finally:
-            self._idle = reader
 
     def _decode_with(
         self, reader: Reader, requests: Iterable[Request | None], is_ordered: bool

@@ -25,7 +25,16 @@ import torch
 
 from nomina.decoders import CachedDecoder
 from nomina.drafting import DraftConfig, Drafter
-from nomina.engine import EngineConfig, Intake, PackedReader, Request, Usage, choose, reading
+from nomina.engine import (
+    EngineConfig,
+    Intake,
+    PackedReader,
+    Readers,
+    Request,
+    Usage,
+    choose,
+    reading,
+)
 from nomina.errors import ModelError
 from nomina.models import LanguageModel
 
@@ -153,8 +162,8 @@ class Generator:
         self.usage = Usage()
         self._max_new_tokens = max_new_tokens
         self._draft_config = draft_config
-        self._kind = DecoderReader if model.is_encoder_decoder else CausalReader
-        self._idle: Reader | None = self._kind(model, self.config)
+        kind = DecoderReader if model.is_encoder_decoder else CausalReader
+        self._readers: Readers[Reader] = Readers(lambda: kind(model, self.config))
         self._ends = end_ids(model)
 
     def decode(self, requests: Iterable[Request]) -> Iterator[Completion]:
@@ -177,12 +186,8 @@ class Generator:
     def _decode(
         self, requests: Iterable[Request | None], is_ordered: bool
     ) -> Iterator[tuple[int, Completion]]:
-        with reading():
-            reader, self._idle = self._idle or self._kind(self.model, self.config), None
-        try:
+        with self._readers.taken() as reader:
             yield from self._decode_with(reader, requests, is_ordered)
-        finally:
-            self._idle = reader
 
     def _decode_with(
         self, reader: Reader, requests: Iterable[Request | None], is_ordered: bool

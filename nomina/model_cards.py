@@ -48,6 +48,7 @@ class Card:
         labels: What it was trained to find, if that is one label set.
         figures: What was measured, name to value.
         notes: What was odd about the data.
+        is_measured: Whether there were dev sentences.
         is_calibrated: Whether its scores have a temperature.
         date: Of the end of the training, seconds since 1970. Defaults to now.
     """
@@ -62,6 +63,7 @@ class Card:
     labels: Sequence[str] = ()
     figures: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    is_measured: bool = False
     is_calibrated: bool = False
     date: float | None = None
 
@@ -119,7 +121,7 @@ class Card:
         measured = (
             "- The figures above are of the dev sentences only, which also chose the checkpoint; "
             "a test set that nobody looked at will be lower.\n"
-            if "strict F1 on dev" in self.figures
+            if self.is_measured
             else "- How good it is was not measured: there was no dev set.\n"
         )
         scores = (

@@ -475,7 +475,8 @@ class _Run:
             material.labels.names if material.labels else (),
             figures,
             material.notes,
-            (calibration or self.trainable.calibration) is not None,
+            is_measured=state.best_f1 >= 0,
+            is_calibrated=(calibration or self.trainable.calibration) is not None,
         ).render()
 
 

@@ -14,7 +14,6 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from nomina.corpora.collection import data_folder, default_sets, read_index, read_set
 from nomina.corpora.conll import guess_columns, read_conll, write_conll
@@ -331,16 +330,13 @@ def _guess_json(path: Path, text: str) -> str:
     inner = text[1:].lstrip() if text[0] == "[" else text
     if not inner.startswith("{"):
         return ""  # a CoNLL file may well begin with a bracket
-    for record in _first_records(path):
-        if is_task(record):
-            return "label-studio"
-        # Tools leave keys out where nothing was marked: a bare text may be of any of them.
-        if (name := guess_dialect(record)) != "nomina" or record.get("entities"):
-            return name
+    if name := _guess_by_records(path):
+        return name
     try:
         record = json.JSONDecoder().raw_decode(inner)[0]
     except (ValueError, RecursionError):
-        # The first record is longer than the head: its keys still say what it is.
+        # The first record is longer than the head, and is not to be read whole: its keys
+        # still say what it should be.
         record = {key: [] for key in re.findall(r'"(\w+)"\s*:', inner)}
         if "data" in record:
             record["data"] = {}
@@ -358,15 +354,20 @@ def _guess_json(path: Path, text: str) -> str:
         raise DataError(f"{path}: record 1: {error}") from error
 
 
-def _first_records(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield records until one is not readable, or of no known kind."""
+def _guess_by_records(path: Path) -> str:
+    """Say whose the first records are; empty if they could be anybody's.
+
+    Tools leave keys out where nothing was marked, so a bare text says nothing.
+    """
     with contextlib.suppress(DataError):
         for _, record, _ in itertools.islice(read_records(path, Report()), _SAMPLE):
             if not isinstance(record, dict):
-                return
-            if not is_task(record):
-                guess_dialect(record)
-            yield record
+                break
+            if is_task(record):
+                return "label-studio"
+            if (name := guess_dialect(record)) != "nomina" or record.get("entities"):
+                return name
+    return ""
 
 
 def resolve_source(name: str) -> Path:
