@@ -257,12 +257,22 @@ def head_of(module: Any, hidden: torch.Tensor) -> tuple[Any, torch.Tensor, float
     if hasattr(module, "get_base_model"):
         module = module.get_base_model()
     config = module.config
+    hidden = hidden * logit_scale(config)
     # T5 1.1 (FLAN, GNER-T5) and mT5 do not scale, whatever their config says of tied embeddings.
     scales = getattr(config, "scale_decoder_outputs", config.model_type != "mt5")
     if config.is_encoder_decoder and scales:
         if config.tie_word_embeddings:
             hidden = hidden * config.d_model**-0.5  # T5 scales before a tied head
     return module.get_output_embeddings(), hidden, getattr(config, "final_logit_softcapping", None)
+
+
+def logit_scale(config: Any) -> float:
+    """Return what a family multiplies its logits by: Granite, MiniCPM 3, HyperCLOVA X, Cohere."""
+    divisor = getattr(config, "logits_scaling", None)
+    if divisor is not None:
+        return divisor if config.model_type.startswith("hyperclovax") else 1 / divisor
+    scale = getattr(config, "logit_scale", None)
+    return 1.0 if scale is None else scale
 
 
 # --------------------------------------------------------------------------------------------------

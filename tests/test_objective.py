@@ -128,6 +128,35 @@ def test_the_head_is_the_familys_own(family, is_tied):
     assert float(have) == pytest.approx(float(want), abs=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("family", "scaling"),
+    [
+        ("Granite", {"logits_scaling": 8.0}),
+        ("MiniCPM3", {"dim_model_base": 8}),  # logits_scaling is 16 / 8
+        ("Cohere", {"logit_scale": 0.0625}),
+        ("Llama", {}),
+    ],
+)
+def test_logits_are_scaled_as_the_family_scales_them(family, scaling):
+    if not hasattr(transformers, f"{family}Config"):
+        pytest.skip(f"this transformers has no {family}")
+    made = getattr(transformers, f"{family}Config")(
+        vocab_size=60, hidden_size=16, intermediate_size=24, num_hidden_layers=1,
+        num_attention_heads=2, num_key_value_heads=2, pad_token_id=0, eos_token_id=1, **scaling,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    module = getattr(transformers, f"{family}ForCausalLM")(made).eval()
+    asked = torch.tensor([[2, 5, 6, 7, 1]])
+    with torch.inference_mode():
+        out = module(input_ids=asked, output_hidden_states=True)
+        have = choice_logits(module, out.hidden_states[-1][0], torch.tensor([[3, 4, 5]] * 5))
+        assert torch.allclose(have, out.logits[0][:, 3:6], atol=1e-6)
+        batch = {"input_ids": asked, "target_mask": torch.tensor([[True] * 4 + [False]])}
+        loss = Objective(module, "tokens")(**batch)["loss"]
+        want = torch.nn.functional.cross_entropy(out.logits[0, :-1], asked[0, 1:])
+    assert float(loss) == pytest.approx(float(want), abs=1e-4)
+
+
 def test_without_a_compiler_layers_stay_as_they_are(build_model, monkeypatch):
     module = build_model("llama").module
     monkeypatch.setenv("PATH", "")
