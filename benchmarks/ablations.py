@@ -84,7 +84,7 @@ def train_arm(name, options):
     mixture = {**values.mixture, **changes.pop("mixture", {})}
     recipe = dataclasses.replace(
         values, output=str(folder), steps=options.steps, mixture=mixture, dev=(),
-        evaluate_every=options.steps, save_every=100, **changes,
+        evaluate_every=options.steps, save_every=25, **changes,
     )  # fmt: skip
     if (folder / "minutes.json").is_file():
         return folder

@@ -141,14 +141,15 @@ def by_tokens(rows: Iterable[Row], max_tokens: int) -> Iterator[list[Row]]:
 
 
 def collate(
-    items: Sequence[Encoded | Row], pad_id: int, is_encoder_decoder: bool
+    items: Sequence[Encoded | Row], pad_id: int, start_id: int | None = None
 ) -> dict[str, Any]:
     """Pad rows on the right and lay out their choices.
 
     Args:
         items: Questions, or rows of them.
         pad_id: What to pad with; the loss never sees it.
-        is_encoder_decoder: Whether prompts go to an encoder; rows then hold one question each.
+        start_id: What a decoder starts with, if prompts go to an encoder; rows then hold one
+            question each.
 
     Returns:
         `input_ids` (batch, length); for encoder-decoder models `encoder_ids` and `encoder_mask`;
@@ -159,7 +160,7 @@ def collate(
         first.
     """
     rows = [[item] if isinstance(item, Encoded) else item for item in items]
-    lines = [_lay_out(row, pad_id, is_encoder_decoder) for row in rows]
+    lines = [_lay_out(row, start_id) for row in rows]
     length = max(len(line.ids) for line in lines)
     width = max(
         (len(allowed) for row in rows for i in row for _, allowed, _ in i.choices), default=1
@@ -186,7 +187,7 @@ def collate(
     if any(len(row) > 1 for row in rows):
         batch["positions"] = _pad([line.positions for line in lines], 0)
         batch["segments"] = _pad([line.segments for line in lines], PADDING)
-    if is_encoder_decoder:
+    if start_id is not None:
         prompts = [row[0].prefix_ids + row[0].prompt_ids for row in rows]
         batch["encoder_ids"] = _pad(prompts, pad_id)
         lengths = torch.tensor([len(prompt) for prompt in prompts]).unsqueeze(1)
@@ -204,10 +205,10 @@ class _Line(NamedTuple):
     starts: list[int]
 
 
-def _lay_out(row: Row, pad_id: int, is_encoder_decoder: bool) -> _Line:
-    if is_encoder_decoder:
+def _lay_out(row: Row, start_id: int | None) -> _Line:
+    if start_id is not None:
         (item,) = row
-        ids = [pad_id, *item.target_ids]  # T5 starts with the padding id
+        ids = [start_id, *item.target_ids]
         return _Line(ids, list(range(len(ids))), [1] * len(ids), [1])
     prefix = row[0].prefix_ids
     line = _Line(list(prefix), list(range(len(prefix))), [PREFIX] * len(prefix), [])
@@ -306,7 +307,7 @@ class Batches(IterableDataset[dict[str, Any]]):
             random.Random(f"{self.seed}/buffer {buffer}").shuffle(groups)
             for index, group in enumerate(groups):
                 if number >= first and number % self.size == self.rank:
-                    batch = collate(group, pad_id, self.model.is_encoder_decoder)
+                    batch = collate(group, pad_id, self.model.start_id)
                     batch["place"] = torch.tensor([number, buffer, index])
                     yield batch
                 number += 1

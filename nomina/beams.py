@@ -33,6 +33,7 @@ from transformers import AttentionInterface
 from nomina.drafting import Memory
 from nomina.engine import EngineConfig, Path, Request, Usage, reading
 from nomina.errors import ModelError
+from nomina.families import attend, no_mask, start_id, window_of
 from nomina.grounding import Fork, Grounding
 from nomina.models import LanguageModel
 
@@ -161,7 +162,7 @@ def decode_beams_plain(model: LanguageModel, request: Request, num_beams: int) -
     """Search in the plainest way: the model reads everything anew for every hypothesis."""
     prompt = [*request.prefix_ids, *request.sentence_ids]
     encoded = _encode(model, prompt) if model.is_encoder_decoder else None
-    before = prompt if encoded is None else [_start_id(model)]
+    before = prompt if encoded is None else [start_id(model.module)]
 
     def ask(steps: Sequence[Step]) -> list[list[float]]:
         for step in steps:
@@ -177,10 +178,6 @@ def _encode(model: LanguageModel, prompt: Sequence[int]) -> tuple[torch.Tensor, 
     ids = torch.tensor([list(prompt)], device=model.device)
     states = model.module.get_encoder()(input_ids=ids).last_hidden_state
     return states, torch.ones_like(ids)
-
-
-def _start_id(model: LanguageModel) -> int:
-    return model.module.config.decoder_start_token_id or 0
 
 
 # --------------------------------------------------------------------------------------------------
@@ -228,7 +225,7 @@ class LineReader:
         size = max(1, self._config.max_pass_tokens // longest)
         for at in range(0, len(ends), size):
             group = ends[at : at + size]
-            rows = [[_start_id(self._model), *step.written()] for step in group]
+            rows = [[start_id(self._model.module), *step.written()] for step in group]
             num_tokens += sum(map(len, rows))
             length = max(map(len, rows))
             ids = torch.tensor(
@@ -274,8 +271,14 @@ class TreeStore:
             self.sees[at, at] = True
         self.num_tokens += len(parents)
 
+    @property
+    def is_line(self) -> bool:
+        """Whether all tokens are on the line of the last one."""
+        last = self.num_tokens - 1
+        return last < 0 or int(self.positions[last]) == last
+
     def extend_line(self, count: int) -> None:
-        """Do the same for tokens of which each stands behind the one before it."""
+        """Do the same, of a line alone, for tokens that each stand behind the one before."""
         first = self.num_tokens
         self._reserve(first + count)
         stop = first + count
@@ -303,9 +306,9 @@ class TreeStore:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Store keys and values of the tokens from `first` on; return those of all tokens."""
         if layer not in self._keys:
-            shape = (len(self.positions), *keys.shape[1:])
-            self._keys[layer] = keys.new_zeros(shape)
-            self._values[layer] = values.new_zeros(shape)
+            room = len(self.positions)
+            self._keys[layer] = keys.new_zeros(room, *keys.shape[1:])
+            self._values[layer] = values.new_zeros(room, *values.shape[1:])
         self._keys[layer][first : self.num_tokens] = keys
         self._values[layer][first : self.num_tokens] = values
         return self._keys[layer][: self.num_tokens], self._values[layer][: self.num_tokens]
@@ -343,7 +346,7 @@ def tree_attention(
     attention_mask: Any,
     scaling: float | None = None,
     sliding_window: int | None = None,
-    **_: Any,
+    **rest: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention of tokens of a tree, each over its own ancestors.
 
@@ -354,12 +357,16 @@ def tree_attention(
         query: Shape (1, heads, tokens, width).
         key: Shape (1, key heads, tokens, width).
         value: Shape (1, key heads, tokens, width).
-        attention_mask: Ignored; the tree says who sees whom.
+        attention_mask: None; the tree says who sees whom.
         scaling: Of the scores.
         sliding_window: How far back a query sees.
+        rest: See `families.attend`.
 
     Returns:
         Shape (1, tokens, heads, width), and no weights.
+
+    Raises:
+        ModelError: If the layer does what trees cannot do.
     """
     tree = _tree
     assert tree is not None, "tree attention outside of the reading of a tree"
@@ -370,14 +377,16 @@ def tree_attention(
     key_heads = keys.shape[1]
     groups = num_heads // key_heads
     folded = query[0].reshape(key_heads, groups * length, width)
-    seen = torch.nn.functional.scaled_dot_product_attention(
+    seen = attend(
+        module,
         folded.unsqueeze(0),
         keys.transpose(0, 1).unsqueeze(0),  # (1, key heads, keys, width)
         values.transpose(0, 1).unsqueeze(0),
-        attn_mask=tree.mask(sliding_window, groups).unsqueeze(0),
-        scale=scaling,
+        tree.mask(window_of(module, sliding_window), groups).unsqueeze(0),
+        scaling,
+        rest,
     )
-    return seen.reshape(1, num_heads, length, width).transpose(1, 2), None
+    return seen.reshape(1, num_heads, length, -1).transpose(1, 2), None
 
 
 TREE = "nomina_tree"
@@ -419,7 +428,8 @@ class TreeReader:
                 last = first + len(ids) - 1
             step.at = last
             ends.append(last - first)
-        if all(parent == at for at, parent in enumerate(parents, first - 1)):
+        follows = all(parent == at for at, parent in enumerate(parents, first - 1))
+        if follows and store.is_line:
             store.extend_line(len(ids))
         else:
             store.extend(parents)
@@ -430,14 +440,13 @@ class TreeReader:
         global _tree
         store, model = self._store, self._model
         config = model.module.config
-        kinds = getattr(config, "layer_types", None)
         before = config._attn_implementation
         _tree = TreePass(store, first)
         config._attn_implementation = TREE
         try:
             hidden = model.hidden(
                 torch.tensor([list(ids)], device=model.device),
-                attention_mask=dict.fromkeys(kinds) if kinds else None,
+                attention_mask=no_mask(config),
                 position_ids=store.positions[first : store.num_tokens].unsqueeze(0),
             )
         finally:

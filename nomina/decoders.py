@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from transformers import DynamicCache, EncoderDecoderCache
 
+from nomina.families import decoder_of, start_id
 from nomina.models import LanguageModel
 
 
@@ -35,7 +36,7 @@ class CachedDecoder:
     """
 
     def __init__(self, model: LanguageModel) -> None:
-        self.start_id: int = model.module.config.decoder_start_token_id or 0
+        self.start_id = start_id(model.module)
         self._model = model
         self._rows: dict[int, _Row] = {}
 
@@ -44,7 +45,8 @@ class CachedDecoder:
         module, device = self._model.module, self._model.device
         ids = torch.tensor([list(prompt_ids)], device=device)
         states = module.get_encoder()(input_ids=ids).last_hidden_state
-        own, cross = (DynamicCache(config=module.config) for _ in range(2))
+        layers = decoder_of(module).config  # the decoder's, which may have more than the encoder
+        own, cross = (DynamicCache(config=layers) for _ in range(2))
         self._rows[slot] = _Row(states, torch.ones_like(ids), EncoderDecoderCache(own, cross))
 
     def read(self, rows: Sequence[tuple[int, int, Sequence[int]]]) -> torch.Tensor:

@@ -31,6 +31,8 @@ import torch
 from transformers import AttentionInterface, DynamicCache
 
 from nomina.decoders import CachedDecoder
+from nomina.errors import ModelError
+from nomina.families import attend, check_length, no_mask, start_id, window_of
 from nomina.formats import Guess, State
 from nomina.grounding import Fork, Grounding
 from nomina.models import LanguageModel
@@ -327,21 +329,27 @@ class KeyStore:
         if length <= self.length:
             return
         length = -(-length // 64) * 64
-        for store in (self._keys, self._values):
-            for layer, old in store.items():
-                new = old.new_zeros(self.num_slots, length, *old.shape[2:])
-                new[:, : self.length] = old
-                store[layer] = new
+        # All or nothing: memory may run out between two layers, and the store must stay as it was.
+        grown = [
+            {layer: self._grow(old, length) for layer, old in store.items()}
+            for store in (self._keys, self._values)
+        ]
+        self._keys, self._values = grown
         self.length = length
+
+    def _grow(self, old: torch.Tensor, length: int) -> torch.Tensor:
+        new = old.new_zeros(self.num_slots, length, *old.shape[2:])
+        new[:, : self.length] = old
+        return new
 
     def write(
         self, layer: int, keys: torch.Tensor, values: torch.Tensor, pack: Pack
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Store what was computed for packed tokens, shape (tokens, heads, width); return all."""
         if layer not in self._keys:
-            shape = (self.num_slots, self.length, *keys.shape[1:])
-            self._keys[layer] = keys.new_zeros(shape)
-            self._values[layer] = values.new_zeros(shape)
+            room = self.num_slots, self.length
+            self._keys[layer] = keys.new_zeros(*room, *keys.shape[1:])
+            self._values[layer] = values.new_zeros(*room, *values.shape[1:])
         self._keys[layer][pack.slots, pack.positions] = keys
         self._values[layer][pack.slots, pack.positions] = values
         return self._keys[layer], self._values[layer]
@@ -442,6 +450,7 @@ class Pack:
         self.positions = (starts.repeat_interleave(lengths) + inside).to(device)  # (tokens,)
         self.slots = slots.repeat_interleave(lengths).to(device)  # (tokens,)
         self._masks: dict[tuple[int, int | None, int], torch.Tensor] = {}
+        self.layers: set[int] = set()  # that have read it
         # New rows bring whole sentences, old ones a few tokens: apart they need little padding.
         order = torch.argsort(lengths, descending=True)
         longest = int(lengths[order[0]])
@@ -451,6 +460,19 @@ class Pack:
             for chosen in (order[:cut], order[cut:])
             if len(chosen)
         ]
+
+    def enter(self, layer: Any, attention_mask: Any) -> None:
+        """Note that a layer reads the pack.
+
+        Raises:
+            ModelError: If it has read it before, or brings a mask of its own.
+        """
+        if attention_mask is not None or layer.layer_idx in self.layers:
+            raise ModelError(
+                f"models of the kind {layer.config.model_type!r} cannot be read exactly: their "
+                "layers call attention twice, or with a mask of their own"
+            )
+        self.layers.add(layer.layer_idx)
 
     def mask(
         self, number: int, window: int | None, groups: int, dtype: torch.dtype
@@ -477,7 +499,7 @@ def packed_attention(
     attention_mask: Any,
     scaling: float | None = None,
     sliding_window: int | None = None,
-    **_: Any,
+    **rest: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention of packed tokens, each row over its own keys and values.
 
@@ -488,15 +510,21 @@ def packed_attention(
         query: Shape (1, heads, tokens, width).
         key: Shape (1, key heads, tokens, width).
         value: Shape (1, key heads, tokens, width).
-        attention_mask: Ignored; the pack says who sees whom.
+        attention_mask: None; the pack says who sees whom.
         scaling: Of the scores.
         sliding_window: How far back a query sees.
+        rest: See `families.attend`.
 
     Returns:
         Shape (1, tokens, heads, width), and no weights.
+
+    Raises:
+        ModelError: If the layer does what packed rows cannot do.
     """
     pack = _pack
     assert pack is not None, "packed attention outside of a packed reading"
+    pack.enter(module, attention_mask)
+    window = window_of(module, sliding_window)
     keys, values = pack.store.write(
         module.layer_idx, key[0].transpose(0, 1), value[0].transpose(0, 1), pack
     )
@@ -504,20 +532,18 @@ def packed_attention(
     num_heads, width = query.shape[1:]
     key_heads = keys.shape[2]
     groups = num_heads // key_heads
-    output = torch.empty_like(query)
+    output = query.new_empty(*query.shape[:2], values.shape[-1])
     for number, part in enumerate(pack.parts):
         rows, length = part.tokens.shape
         q = query[part.tokens.flatten()].view(rows, length, key_heads, groups, width)
         q = q.permute(0, 2, 3, 1, 4).reshape(rows, key_heads, groups * length, width)
         k = keys[part.slots, : part.num_keys].transpose(1, 2)  # (rows, key heads, keys, width)
         v = values[part.slots, : part.num_keys].transpose(1, 2)
-        mask = pack.mask(number, sliding_window, groups, query.dtype)
-        seen = torch.nn.functional.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, scale=scaling
-        )
-        seen = seen.view(rows, key_heads, groups, length, width).permute(0, 3, 1, 2, 4)
+        mask = pack.mask(number, window, groups, query.dtype)
+        seen = attend(module, q, k, v, mask, scaling, rest)
+        seen = seen.view(rows, key_heads, groups, length, -1).permute(0, 3, 1, 2, 4)
         padded, packed = part.packed
-        output[packed] = seen.reshape(rows * length, num_heads, width)[padded]
+        output[packed] = seen.reshape(rows * length, num_heads, -1)[padded]
     return output.unsqueeze(0), None
 
 
@@ -597,7 +623,9 @@ class PackedReader:
         """
         global _pack
         device = self._model.device
-        self._store.reserve(max(start + len(ids) for _, start, ids in rows))
+        longest = max(start + len(ids) for _, start, ids in rows)
+        check_length(self._model.module.config, longest)
+        self._store.reserve(longest)
         shape = [(slot, start, len(ids)) for slot, start, ids in rows]
         pack = Pack(shape, self._store, device)
         ids = torch.tensor([[token for _, _, ids in rows for token in ids]], device=device)
@@ -608,19 +636,18 @@ class PackedReader:
         try:
             hidden = self._model.hidden(
                 ids,
-                attention_mask=_no_mask(config),
+                attention_mask=no_mask(config),
                 position_ids=pack.positions.unsqueeze(0),
             )
         finally:
             config._attn_implementation = before
             _pack = None
+        if not pack.layers:
+            raise ModelError(
+                f"models of the kind {config.model_type!r} cannot be read exactly: their attention "
+                "cannot be replaced"
+            )
         return hidden[0]  # (tokens, width)
-
-
-def _no_mask(config: Any) -> Any:
-    """Return what keeps a model from building masks that packed attention does not use."""
-    kinds = getattr(config, "layer_types", None)
-    return dict.fromkeys(kinds) if kinds else None
 
 
 # --------------------------------------------------------------------------------------------------
@@ -686,8 +713,10 @@ class Readers(Generic[R]):
             reader, self._idle = self._idle or self._make(), None
         try:
             yield reader
-        finally:
+        except GeneratorExit:
             self._idle = reader
+            raise
+        self._idle = reader  # one that failed, by memory that ran out, may hold half a reading
 
 
 class Engine:
@@ -840,8 +869,7 @@ def decode_plain(model: LanguageModel, request: Request) -> Path:
         ids = torch.tensor([prompt], device=device)
         output = model.module.get_encoder()(input_ids=ids).last_hidden_state
         encoded = (output, torch.ones_like(ids))
-        start = model.module.config.decoder_start_token_id or 0
-        ids_to_read = [start]
+        ids_to_read = [start_id(model.module)]
     else:
         cache = DynamicCache(config=model.module.config)
         ids_to_read = prompt

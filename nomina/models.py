@@ -29,6 +29,7 @@ from transformers import (
 
 from nomina.base import BASE_NAME, prepare_base, quiet_libraries
 from nomina.errors import ModelError
+from nomina.families import check_family, decoder_of, head_of, start_id
 from nomina.formats import Format, Prompt, get_format
 from nomina.grounding import Lexicon
 
@@ -98,7 +99,9 @@ class LanguageModel:
         self.config = config or ModelConfig()
         self.name = name
         self.format: Format = get_format(self.config.format)
+        check_family(module)
         self.is_encoder_decoder = bool(module.config.is_encoder_decoder)
+        self.start_id = start_id(module) if self.is_encoder_decoder else None
         eos_id = tokenizer.eos_token_id
         if eos_id is None:
             raise ModelError(f"{name or 'the model'}: its tokenizer has no end-of-sequence token")
@@ -235,13 +238,6 @@ def write_config(folder: str | os.PathLike[str], config: ModelConfig) -> None:
     temporary.replace(path)
 
 
-def decoder_of(module: Any) -> Any:
-    """Return the part of a model that turns ids into hidden states, its adapters included."""
-    if hasattr(module, "get_base_model"):
-        module = module.get_base_model()
-    return module.decoder if module.config.is_encoder_decoder else module.model
-
-
 def choice_logits(module: Any, hidden: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     """See `LanguageModel.choice_logits`."""
     head, hidden, cap = head_of(module, hidden)
@@ -250,29 +246,6 @@ def choice_logits(module: Any, hidden: torch.Tensor, ids: torch.Tensor) -> torch
     if getattr(head, "bias", None) is not None:
         logits = logits + head.bias[ids].float()
     return torch.tanh(logits / cap) * cap if cap else logits
-
-
-def head_of(module: Any, hidden: torch.Tensor) -> tuple[Any, torch.Tensor, float | None]:
-    """Return the head of a model, what it is given, and where its logits are capped."""
-    if hasattr(module, "get_base_model"):
-        module = module.get_base_model()
-    config = module.config
-    hidden = hidden * logit_scale(config)
-    # T5 1.1 (FLAN, GNER-T5) and mT5 do not scale, whatever their config says of tied embeddings.
-    scales = getattr(config, "scale_decoder_outputs", config.model_type != "mt5")
-    if config.is_encoder_decoder and scales:
-        if config.tie_word_embeddings:
-            hidden = hidden * config.d_model**-0.5  # T5 scales before a tied head
-    return module.get_output_embeddings(), hidden, getattr(config, "final_logit_softcapping", None)
-
-
-def logit_scale(config: Any) -> float:
-    """Return what a family multiplies its logits by: Granite, MiniCPM 3, HyperCLOVA X, Cohere."""
-    divisor = getattr(config, "logits_scaling", None)
-    if divisor is not None:
-        return divisor if config.model_type.startswith("hyperclovax") else 1 / divisor
-    scale = getattr(config, "logit_scale", None)
-    return 1.0 if scale is None else scale
 
 
 # --------------------------------------------------------------------------------------------------

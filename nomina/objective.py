@@ -21,9 +21,10 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface
 
 from nomina.batches import PREFIX
-from nomina.models import choice_logits, decoder_of, head_of
+from nomina.families import decoder_of, head_of, text_config
+from nomina.models import choice_logits
 
-_CHUNK = 512  # positions whose logits over the vocabulary are in memory at once
+_CHUNK = 128  # positions whose logits over the vocabulary are in memory at once
 
 
 class Objective(torch.nn.Module):
@@ -66,7 +67,7 @@ class Objective(torch.nn.Module):
         decoder = decoder_of(self.module)
         ids = batch["input_ids"]
         if "encoder_ids" in batch:
-            mask = batch["encoder_mask"]
+            mask = batch["encoder_mask"].long()  # LongT5 subtracts it
             encoded = self._base().get_encoder()(
                 input_ids=batch["encoder_ids"], attention_mask=mask
             )
@@ -113,7 +114,7 @@ class Objective(torch.nn.Module):
 
 def can_pack(config: Any) -> bool:
     """Say whether a model takes the masks that packed rows need."""
-    kinds = set(getattr(config, "layer_types", None) or ())
+    kinds = set(getattr(text_config(config), "layer_types", None) or ())
     return not config.is_encoder_decoder and kinds <= {"full_attention", "sliding_attention"}
 
 
@@ -135,6 +136,7 @@ def packed_mask(
         0 or the lowest number, shape (batch, 1, length, length); by kind of layer if the model has
         several.
     """
+    config = text_config(config)
     length = segments.shape[1]
     order = torch.arange(length, device=segments.device)
     seen = order.unsqueeze(0) <= order.unsqueeze(1)  # (query, key)

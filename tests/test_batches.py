@@ -31,7 +31,7 @@ def questions(model, *labels):
 
 def test_the_right_choice_stands_first(build_model):
     item = questions(build_model("llama"))[1]
-    batch = collate([item], 0, False)
+    batch = collate([item], 0)
     for index, ids in zip(batch["choice_index"], batch["choice_ids"], strict=True):
         assert batch["input_ids"][0, index + 1] == ids[0]
 
@@ -40,9 +40,9 @@ def test_a_packed_row_has_each_sentence_as_if_alone(build_model):
     items = questions(build_model("llama"))
     (row,) = pack(items, 500)
     assert row_length(row) == sum(map(len, items)) - 2 * len(items[0].prefix_ids)
-    batch = collate([row], 0, False)
+    batch = collate([row], 0)
     for number, item in enumerate(row, 1):
-        alone = collate([item], 0, False)
+        alone = collate([item], 0)
         mine = (batch["segments"][0] == 0) | (batch["segments"][0] == number)
         assert batch["input_ids"][0][mine].tolist() == alone["input_ids"][0].tolist()
         assert batch["positions"][0][mine].tolist() == list(range(len(item)))

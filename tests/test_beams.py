@@ -52,7 +52,11 @@ def test_one_beam_is_the_greedy_engine(build_model, family, form):
     model = build_model(family, form, 5)
     requests = build_requests(model, random.Random(5), 4, 9)
     greedy = [choices(path) for path in Engine(model).decode(requests)]
-    assert [choices(path) for path in BeamEngine(model, num_beams=1).decode(requests)] == greedy
+    found = list(BeamEngine(model, num_beams=1).decode(requests))
+    assert [choices(path) for path in found] == greedy
+    for request, path in zip(requests, found, strict=True):
+        scores = [score for _, _, score in decode_plain(model, request)]
+        assert [score for _, _, score in path] == pytest.approx(scores, abs=1e-4)
     plain = decode_beams_plain(model, requests[0], 1)
     assert choices(plain) == choices(decode_plain(model, requests[0]))
 

@@ -48,8 +48,8 @@ def test_padding_changes_no_loss(build_model, family, form):
     items = questions(model)
     objective = Objective(model.module)
     with torch.inference_mode():
-        alone = [objective(**collate([x], 0, model.is_encoder_decoder))["loss"] for x in items]
-        together = objective(**collate(items, 0, model.is_encoder_decoder))["loss"]
+        alone = [objective(**collate([x], 0, model.start_id))["loss"] for x in items]
+        together = objective(**collate(items, 0, model.start_id))["loss"]
     counts = [len(item.choices) for item in items]
     mean = sum(float(a) * n for a, n in zip(alone, counts, strict=True)) / sum(counts)
     assert float(together) == pytest.approx(mean, abs=1e-4)
@@ -68,15 +68,15 @@ def test_packing_changes_neither_loss_nor_gradients(build_model, family, kind, i
     items = questions(model)
     rows = pack(items, 500)
     assert [len(row) for row in rows] == [3]
-    packed = loss_and_gradients(module, collate([*rows, items[0]], 0, False), kind)
-    plain = loss_and_gradients(module, collate([*items, items[0]], 0, False), kind)
+    packed = loss_and_gradients(module, collate([*rows, items[0]], 0), kind)
+    plain = loss_and_gradients(module, collate([*items, items[0]], 0), kind)
     assert_same(plain, packed)
 
 
 @pytest.mark.parametrize("family", ["gemma3", "llama"])
 def test_folded_attention_is_attention(build_model, family):
     model = build_model(family)
-    batch = collate(questions(model), 0, False)
+    batch = collate(questions(model), 0)
     plain = loss_and_gradients(model.module, batch)
     assert fold_attention(model.module)
     assert_same(plain, loss_and_gradients(model.module, batch))
@@ -90,7 +90,7 @@ def test_what_cannot_be_folded_or_packed_is_left_alone(build_model):
 
 def test_the_loss_on_tokens_is_cross_entropy(build_model, monkeypatch):
     model = build_model("llama")
-    batch = collate(questions(model), 0, False)
+    batch = collate(questions(model), 0)
     monkeypatch.setattr(room, "_CHUNK", 7)  # several parts
     with torch.inference_mode():
         have = Objective(model.module, "tokens")(**batch)["loss"]

@@ -414,6 +414,6 @@ def test_a_mixture_of_corpora_trains(folder, monkeypatch):
 def test_public_names_stay_where_they_were(build_model):
     model = build_model("llama")
     item = encode(model, Question(ROWS[0], LabelSet.of(["city"])))
-    assert collate([item], 0, False)["input_ids"].shape == (1, len(item))
+    assert collate([item], 0)["input_ids"].shape == (1, len(item))
     with pytest.raises(NominaError, match="no such file"):
         train(Recipe(output="x", base="y", data="nowhere.jsonl"))
