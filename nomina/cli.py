@@ -47,6 +47,8 @@ for _room in (extract, scoring, aligning, convert, train, serving, models):
 
 def main() -> None:
     """Run the program."""
+    if sys.stdout is None:  # closed, as by `>&-`
+        sys.exit("error: standard output is closed")
     for stream in (sys.stdout, sys.stderr):  # half a surrogate pair, an old locale
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -54,10 +56,6 @@ def main() -> None:
         app()
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:
-        # The reader of our output has gone, as `head` does; there is nobody left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
 
 
 if __name__ == "__main__":

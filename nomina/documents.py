@@ -14,10 +14,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nomina.entities import Entity, LabelSet
+from nomina.entities import Entity, Label, LabelSet
+from nomina.errors import DataError
 
 if TYPE_CHECKING:
     from rich.text import Text
+
+
+Labels = LabelSet | Mapping[str, Any] | Iterable[str | Label]
 
 
 @dataclass(frozen=True)
@@ -58,18 +62,27 @@ class Document:
 
     @staticmethod
     def from_dict(record: Mapping[str, Any]) -> Document:
-        """Build a document from what `to_dict` returned.
+        """Build a document from what `to_dict` returned; scores have four digits there.
+
+        Raises:
+            DataError: If it is something else.
 
         Example:
             >>> doc = Document("in Paris", (Entity("Paris", "city", 3, 8, 0.9),))
             >>> Document.from_dict(doc.to_dict()) == doc
             True
         """
-        return Document(
-            record["text"],
-            tuple(Entity(**entity) for entity in record.get("entities", ())),
-            tuple(record.get("warnings", ())),
-        )
+        try:
+            return Document(
+                record["text"],
+                tuple(Entity(**entity) for entity in record.get("entities", ())),
+                tuple(record.get("warnings", ())),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DataError(
+                "expected a dict with `text`, `entities` (each with text, label, start, end and "
+                f"score) and `warnings`, as `to_dict` gives it, was: {record!r:.200}"
+            ) from error
 
     def to_displacy(self) -> dict[str, Any]:
         """Return the document as spaCy's displaCy renders it by hand.
@@ -83,7 +96,7 @@ class Document:
         ents = [{"start": e.start, "end": e.end, "label": e.label} for e in self.entities]
         return {"text": self.text, "ents": ents, "title": None}
 
-    def to_rich(self, labels: LabelSet | None = None, scores: bool = False) -> Text:
+    def to_rich(self, labels: Labels | None = None, scores: bool = False) -> Text:
         """Return the text with its entities coloured in place, each followed by its label.
 
         The label is written out, not only coloured, so that nothing is lost without colours.
@@ -102,15 +115,16 @@ class Document:
         colors = label_colors((e.label for e in self.entities), labels)
         shown = Text()
         position = 0
-        for entity in self.entities:
+        for entity in sorted(self.entities, key=_place):
             shown.append(visible(self.text[position : entity.start]))
             color = _terminal_color(colors[entity.label])
             shown.append(
-                visible(self.text[entity.start : entity.end]), Style(color=color, bold=True)
+                visible(self.text[max(position, entity.start) : entity.end]),
+                Style(color=color, bold=True),
             )
             score = f" {entity.score:.2f}" if scores else ""
             shown.append(f" {entity.label}{score}", Style(color=color, dim=True, italic=True))
-            position = entity.end
+            position = max(position, entity.end)  # gold may overlap: no text is shown twice
         shown.append(visible(self.text[position:]))
         return shown
 
@@ -120,7 +134,7 @@ class Document:
             shown.append(f"\nwarning: {visible(warning)}", "yellow")
         return shown
 
-    def to_html(self, labels: LabelSet | None = None, title: str = "nomina") -> str:
+    def to_html(self, labels: Labels | None = None, title: str = "nomina") -> str:
         """Return a page that needs nothing else; see `documents_to_html`."""
         return documents_to_html([self], labels, title=title)
 
@@ -149,7 +163,7 @@ _VISIBLE |= {code: 0xFFFD for code in range(0x80, 0xA0)}
 # Colours
 
 
-def label_colors(names: Iterable[str], labels: LabelSet | None = None) -> dict[str, str]:
+def label_colors(names: Iterable[str], labels: Labels | None = None) -> dict[str, str]:
     """Give every label a colour: its own, else one that differs from its neighbours.
 
     Labels of the set come first and in order, so that the same set always has the same colours.
@@ -162,7 +176,7 @@ def label_colors(names: Iterable[str], labels: LabelSet | None = None) -> dict[s
         >>> label_colors(["city"], LabelSet.of({"city": {"color": "#ff0000"}}))
         {'city': '#ff0000'}
     """
-    own = {label.name: label.color for label in labels} if labels is not None else {}
+    own = {x.name: x.color for x in LabelSet.of(labels)} if labels is not None else {}
     colors: dict[str, str] = {}
     for name in dict.fromkeys([*own, *names]):
         colors[name] = own.get(name) or _automatic_color(len(colors))
@@ -193,7 +207,7 @@ def _terminal_color(color: str) -> str:
 
 
 def documents_to_html(
-    documents: Sequence[Document], labels: LabelSet | None = None, title: str = "nomina"
+    documents: Sequence[Document], labels: Labels | None = None, title: str = "nomina"
 ) -> str:
     """Return one page with all documents that needs nothing else: no network, no other file.
 
@@ -212,7 +226,7 @@ def documents_to_html(
         True
     """
     colors = label_colors((e.label for d in documents for e in d.entities), labels)
-    definitions = {x.name: x.definition for x in labels or ()}
+    definitions = {x.name: x.definition for x in LabelSet.of(labels)} if labels else {}
     bodies = "\n".join(
         f'<article id="d{number}">'
         + (f"<h2>{number}</h2>" if len(documents) > 1 else "")
@@ -230,8 +244,8 @@ def documents_to_html(
     return (
         '<!doctype html>\n<html lang="und">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(title)}</title>\n<style>{_CSS}{_PAGE_CSS}</style>\n</head>\n"
-        f'<body class="nomina">\n<header><h1>{html.escape(title)}</h1>'
+        f"<title>{_escape(title)}</title>\n<style>{_CSS}{_PAGE_CSS}</style>\n</head>\n"
+        f'<body class="nomina">\n<header><h1>{_escape(title)}</h1>'
         f"{_legend(colors, documents, definitions)}"
         f'<p class="tools">{slider} <span>{total}</span></p></header>\n'
         f"<main>\n{bodies}\n</main>\n<script>{_SCRIPT}</script>\n</body>\n</html>\n"
@@ -250,7 +264,7 @@ def _legend(
         tip = f' title="{_attribute(definition)}"' if definition else ""
         items.append(
             f'<label {_color(color)}{tip}><input type="checkbox" data-label="{_attribute(name)}" '
-            f"checked><b>{html.escape(name)}</b> <span>{counts[name]}</span></label>"
+            f"checked><b>{_escape(name)}</b> <span>{counts[name]}</span></label>"
         )
     return f'<p class="legend">{" ".join(items)}</p>' if items else ""
 
@@ -259,21 +273,25 @@ def _body(document: Document, colors: Mapping[str, str]) -> str:
     parts = []
     position = 0
     text = document.text
-    for entity in document.entities:
+    for entity in sorted(document.entities, key=_place):
         parts.append(_escape(text[position : entity.start]))
         label = _attribute(entity.label)
         color = _color(colors[entity.label])
         parts.append(
             f'<mark data-label="{label}" data-score="{entity.score:.4f}" {color} '
             f'title="{label}, {entity.score:.2f}, {entity.start} to {entity.end}">'
-            f"{_escape(text[entity.start : entity.end])}"
-            f"<small>{html.escape(entity.label)}</small></mark>"
+            f"{_escape(text[max(position, entity.start) : entity.end])}"
+            f"<small>{_escape(entity.label)}</small></mark>"
         )
-        position = entity.end
+        position = max(position, entity.end)
     parts.append(_escape(text[position:]))
     warnings = "".join(f"<li>{_escape(warning)}</li>" for warning in document.warnings)
     notes = f'<ul class="warnings">{warnings}</ul>' if warnings else ""
     return f'<div class="text" dir="auto">{"".join(parts)}</div>{notes}'
+
+
+def _place(entity: Entity) -> tuple[int, int]:
+    return entity.start, -entity.end
 
 
 def _escape(text: str) -> str:

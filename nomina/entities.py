@@ -109,12 +109,20 @@ class LabelSet(Sequence[Label]):
             )
         seen: dict[str, str] = {}
         for label in self.labels:
-            for what, value in (("name", label.name), ("definition", label.definition)):
+            if not isinstance(label, Label):
+                raise LabelError(
+                    f"a `LabelSet` is made of `Label`, was: {label!r}. Use LabelSet.of"
+                )
+            parts = [("name", label.name), ("definition", label.definition)]
+            parts += [("example", example) for example in label.examples]
+            for what, value in parts:
+                if not isinstance(value, str):
+                    raise LabelError(f"a label's {what} must be a string, was: {value!r}")
                 bad = next((c for c in value if _is_control(c)), None)
                 if bad is not None:
                     raise LabelError(
-                        f"a label's {what} must be one line without control characters, "
-                        f"was: {value!r} (has {bad!r}). Write it in one line."
+                        f"a label's {what} must be one line without control characters or halves "
+                        f"of surrogate pairs, was: {value!r} (has {bad!r}). Write it in one line."
                     )
             if not label.name.strip():
                 raise LabelError(
@@ -146,6 +154,8 @@ class LabelSet(Sequence[Label]):
                 f"`labels` must be a list of names or a dict, was the string {labels!r}. "
                 f"Example: labels={[part.strip() for part in labels.split(',')]!r}"
             )
+        if not isinstance(labels, Iterable):
+            raise LabelError(f"`labels` must be a list of names or a dict, was: {labels!r}")
         items = labels.items() if isinstance(labels, Mapping) else ((x, None) for x in labels)
         return LabelSet(tuple(_label(name, rest) for name, rest in items))
 
@@ -157,6 +167,9 @@ class LabelSet(Sequence[Label]):
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __contains__(self, item: object) -> bool:
+        return item in self.labels or item in self.names
+
     def __iter__(self) -> Iterator[Label]:
         return iter(self.labels)
 
@@ -165,7 +178,7 @@ class LabelSet(Sequence[Label]):
 
 
 def _is_control(char: str) -> bool:
-    return unicodedata.category(char) in ("Cc", "Zl", "Zp")
+    return unicodedata.category(char) in ("Cc", "Zl", "Zp", "Cs")
 
 
 def _label(name: Any, rest: Any) -> Label:
@@ -173,7 +186,7 @@ def _label(name: Any, rest: Any) -> Label:
         return name
     if not isinstance(name, str):
         raise LabelError(f"a label must be a string, was: {name!r} ({type(name).__name__})")
-    name = " ".join(name.split(" ")).strip(" ")
+    name = name.strip(" ")
     if rest is None or isinstance(rest, str):
         return Label(name, (rest or "").strip())
     if isinstance(rest, Label):
@@ -181,13 +194,14 @@ def _label(name: Any, rest: Any) -> Label:
     if not isinstance(rest, Mapping):
         raise LabelError(f"label {name!r} needs a definition (a string or a table), was: {rest!r}")
     known = {"definition", "guideline", "examples", "color"}
-    if unknown := sorted(set(rest) - known):
+    if unknown := sorted(map(str, set(rest) - known)):
         raise LabelError(
             f"label {name!r} has unknown keys {unknown}; known are {sorted(known)}. "
             "Check for a typo."
         )
     examples = rest.get("examples") or ()
-    if isinstance(examples, str) or not all(isinstance(x, str) for x in examples):
+    is_list = isinstance(examples, Iterable) and not isinstance(examples, (str, Mapping))
+    if not is_list or not all(isinstance(x, str) for x in examples):
         raise LabelError(f"`examples` of label {name!r} must be a list of strings: {examples!r}")
     parts = [str(rest.get(key) or "").strip() for key in ("definition", "guideline")]
     definition = " ".join(part for part in parts if part)

@@ -55,4 +55,8 @@ class MissingExtraError(NominaError, ImportError):
     """An optional dependency is not installed; the message is the pip line to run."""
 
     def __init__(self, package: str, extra: str) -> None:
+        self._given = package, extra
         super().__init__(f"`{package}` is needed for this. Run: pip install 'nomina[{extra}]'")
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), self._given

@@ -26,8 +26,16 @@ from nomina.consistency import agree
 from nomina.coverage import coverage_warnings
 from nomina.documents import Document
 from nomina.engine import Engine, EngineConfig, Path, Request
-from nomina.entities import Example, Label, LabelSet, Span, spans_to_entities, split_words
-from nomina.errors import ModelError, TextError
+from nomina.entities import (
+    Example,
+    Label,
+    LabelSet,
+    Span,
+    normalize_label,
+    spans_to_entities,
+    split_words,
+)
+from nomina.errors import LabelError, ModelError, TextError
 from nomina.formats import Sentence, get_format
 from nomina.freeform import read_completion
 from nomina.generation import Completion, Generator
@@ -143,7 +151,8 @@ class Tagger:
             threshold: Entities scored below it are left out. Defaults to the model's own, and to
                 0 in free decoding, whose scores it is not made for.
             definitions: Whether the model is shown definitions, where there are any.
-            demonstrations: Solved examples to show to the model. They cost time in every call.
+            demonstrations: Solved examples to show to the model, with labels that are asked for.
+                They cost time in every call.
 
         Raises:
             LabelError: If the labels cannot be used.
@@ -180,8 +189,10 @@ class Tagger:
         Raises:
             LabelError: If the labels cannot be used.
             TextError: If a text is not a string, or the threshold not a probability.
+            Exception: What `texts` raises, after the documents before it have been given back.
         """
         label_set = LabelSet.of(labels)
+        _check_shown(demonstrations, label_set)
         if isinstance(texts, str):
             raise TextError("`pipe` takes many texts, was given one string. Call the tagger itself")
         items = ((text, label_set) for text in texts)
@@ -198,18 +209,28 @@ class Tagger:
         demonstrations: Sequence[Example] = (),
     ) -> Iterator[Document]:
         """Find entities in many texts, each with a label set of its own; see `pipe`."""
-        work = _Work(self.model, definitions, demonstrations)
+        work = _Work(self.model, definitions, _checked(demonstrations))
         limit = self._limit(threshold)
 
         def finished() -> Iterator[Document]:
             while work.jobs and work.jobs[0].is_done:
                 yield self._document(work.jobs.popleft(), limit)
 
-        results: Iterator[Path | Completion] = self.engine.decode(work.in_order(items))
+        failures: list[Exception] = []
+
+        def requests() -> Iterator[Request]:
+            try:
+                yield from work.in_order(items)
+            except Exception as error:  # of the texts: those before it are still read
+                failures.append(error)
+
+        results: Iterator[Path | Completion] = self.engine.decode(requests())
         for number, result in enumerate(results):
             work.read(number, result, self.calibration)
             yield from finished()
         yield from finished()
+        if failures:
+            raise failures[0]
 
     def pipe_as_done(
         self,
@@ -256,9 +277,14 @@ class Tagger:
         limit = threshold
         if limit is None:  # the model's own is for grounded scores
             limit = 0.0 if isinstance(self.engine, Generator) else self.model.config.threshold
-        if not 0 <= limit <= 1:
-            raise TextError(f"threshold must be a probability from 0 to 1, was: {limit}")
+        check_threshold(limit)
         return limit
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "a tagger cannot be pickled, because it holds a model. Load one in each process, or "
+            "share one with `nomina serve` and nomina.Client"
+        )
 
     def _document(self, job: _Job, limit: float) -> Document:
         spans = merge_spans(job.windows, job.found)
@@ -423,6 +449,39 @@ def _cut_off(job: _Job, index: int, shown: set[tuple[int, int]]) -> list[str]:
     ]
 
 
+def check_threshold(limit: Any) -> None:
+    """Check that a threshold is a probability.
+
+    Raises:
+        TextError: If it is not.
+    """
+    if not isinstance(limit, (int, float)) or not 0 <= limit <= 1:
+        raise TextError(f"threshold must be a probability from 0 to 1, was: {limit!r}")
+
+
+def _checked(demonstrations: Any) -> Sequence[Example]:
+    is_list = isinstance(demonstrations, Iterable) and not isinstance(demonstrations, Example)
+    shown = tuple(demonstrations) if is_list else (demonstrations,)
+    if not is_list or not all(isinstance(example, Example) for example in shown):
+        raise TextError(
+            f"`demonstrations` must be a list of `Example`, was: {demonstrations!r:.80}. Example: "
+            'Example.from_entities("in Oslo", [Entity("Oslo", "city", 3, 7)])'
+        )
+    return shown
+
+
+def _check_shown(demonstrations: Any, labels: LabelSet) -> None:
+    """Check that demonstrations show something that is asked for, or they would teach that not."""
+    given = {span.label for example in _checked(demonstrations) for span in example.spans}
+    if given and given.isdisjoint(labels.names):
+        asked = {normalize_label(name) for name in labels.names}
+        if asked.isdisjoint(map(normalize_label, given)):
+            raise LabelError(
+                "no demonstration has a label that is asked for: theirs are "
+                f"{sorted(given)!r:.120}, asked for are {list(labels.names)!r:.120}"
+            )
+
+
 def _check_decoding(decoding: str, num_beams: int) -> None:
     if decoding not in ("grounded", "free"):
         raise ModelError(f"decoding must be 'grounded' or 'free', was: {decoding!r}")
@@ -439,8 +498,8 @@ def load(
     name: str | os.PathLike[str] | None = None,
     *,
     format: str | None = None,
-    dtype: str | None = None,
-    device: str | None = None,
+    dtype: str | torch.dtype | None = None,
+    device: str | int | torch.device | None = None,
     config: EngineConfig | None = None,
     consistent: bool = False,
     decoding: Decoding = "grounded",
@@ -453,20 +512,22 @@ def load(
             causal or encoder-decoder. Defaults to nomina's own.
         format: Name of the format, in place of the one that the model says it was trained on.
         dtype: "float32", "bfloat16" or "float16". Defaults to the fastest the machine has.
-        device: Such as "cpu" or "cuda:0". Defaults to a GPU if there is one.
+        device: Such as "cpu" or "cuda:0"; or a number as in transformers, -1 for the CPU. Defaults
+            to a GPU if there is one.
         config: How much is read at once.
         consistent: Whether mentions of one string in one text agree; see `Tagger`.
         decoding: "grounded" or "free"; see `Tagger`.
         num_beams: Hypotheses that grounded decoding keeps; see `Tagger`.
 
     Raises:
-        ModelError: If the model cannot be found or read, or there is no such decoding.
+        ModelError: If the model cannot be found or read, or there is no such device or decoding.
         FormatError: If there is no such format.
+        TextError: If there is no such dtype.
     """
-    if dtype is not None and not isinstance(getattr(torch, dtype, None), torch.dtype):
-        raise TextError(f"dtype must be float32, bfloat16 or float16, was: {dtype!r}")
-    _check_decoding(decoding, num_beams)  # before the time that loading takes
-    model = load_model(name, getattr(torch, dtype) if dtype else None, device)
+    kind = _dtype(dtype)  # all of it before the time that loading takes
+    place = _device(device)
+    _check_decoding(decoding, num_beams)
+    model = load_model(name, kind, place)
     if format is not None:
         model.format = get_format(format)
         model.config = dataclasses.replace(model.config, format=format)
@@ -482,3 +543,28 @@ def load(
         decoding=decoding,
         num_beams=num_beams,
     )
+
+
+_DTYPES = {str(x).removeprefix("torch."): x for x in (torch.float32, torch.bfloat16, torch.float16)}
+
+
+def _dtype(dtype: Any) -> torch.dtype | None:
+    found = _DTYPES.get(str(dtype).removeprefix("torch."))
+    if dtype is not None and found is None:
+        raise TextError(f"dtype must be {', '.join(_DTYPES)} or None, was: {dtype!r}")
+    return found
+
+
+def _device(device: Any) -> torch.device | None:
+    if device is None:
+        return None
+    name = device
+    if isinstance(device, int):
+        name = "cpu" if device < 0 else f"cuda:{device}"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(
+            f'the device {device!r} cannot be used: {reason}. Give "cpu", or leave it out'
+        ) from error

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from nomina.entities import Example, LabelSet, Span
+from nomina.entities import Example, LabelSet, Span, normalize_label
 from nomina.errors import FormatError
 
 
@@ -162,6 +162,17 @@ class Format(Protocol):
         """
 
 
+def _solved(example: Example, labels: LabelSet) -> tuple[Sentence, list[Span]]:
+    """Return a demonstration with those of its spans that are asked for, in the set's spelling."""
+    asked = {normalize_label(name): name for name in labels.names}
+    spans = [
+        span._replace(label=asked[key])
+        for span in example.spans
+        if (key := normalize_label(span.label)) in asked
+    ]
+    return Sentence.of(example.text, example.offsets), spans
+
+
 def _definition_lines(labels: LabelSet) -> list[str]:
     """Return `name: definition; e.g. examples` of each label that has either."""
     lines = []
@@ -239,8 +250,7 @@ class InlineFormat:
         if definitions:
             lines += [f"- {line}" for line in _definition_lines(labels)]
         for example in demonstrations:
-            shown = Sentence.of(example.text, example.offsets)
-            spans = [span for span in example.spans if span.label in labels.names]
+            shown, spans = _solved(example, labels)
             lines += ["Text:", "".join(shown.pieces)]
             lines += ["Marked:", target(self, shown, labels.names, spans)]
         prefix = "\n".join([*lines, "Text:", ""])
@@ -440,8 +450,7 @@ class GnerFormat:
         if definitions:
             lines += _definition_lines(labels)
         for example in demonstrations:
-            shown = Sentence.of(example.text, example.offsets)
-            spans = [span for span in example.spans if span.label in labels.names]
+            shown, spans = _solved(example, labels)
             lines.append("Sentence: " + " ".join(shown.words))
             lines.append(target(self, shown, labels.names, spans))
         lines.append("Sentence: ")

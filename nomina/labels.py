@@ -54,8 +54,7 @@ def read_labels(path: Path | str) -> LabelSet:
     data = _parse(path, text)
     if isinstance(data, Mapping) and set(data) == {"labels"}:
         inner = data["labels"]
-        # A label may itself be called "labels": then its table has the keys of a label.
-        if isinstance(inner, list) or (isinstance(inner, Mapping) and not set(inner) & set(_KEYS)):
+        if isinstance(inner, list) or (isinstance(inner, Mapping) and not _describes(inner)):
             data = inner
     if isinstance(data, list):
         if bad := [name for name in data if not isinstance(name, str)]:
@@ -82,19 +81,29 @@ def write_labels(labels: LabelSet, path: Path | str) -> None:
         file.write("\n")
 
 
+def _describes(table: Mapping[Any, Any]) -> bool:
+    """Whether a table is that of one label that is itself called "labels"."""
+    return all(
+        key in _KEYS
+        and (isinstance(part, list) if key == "examples" else isinstance(part, str))
+        and (key != "color" or bool(_COLOR.fullmatch(part)))
+        for key, part in table.items()
+    )
+
+
 def _parse(path: Path, text: str) -> Any:
     kind = path.suffix.lower()
     if kind == ".toml":
         try:
             return tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+        except (ValueError, RecursionError) as error:  # endless nesting, numbers of 5,000 digits
             raise DataError(f"{path}: is not TOML: {error}") from error
     if kind == ".json":
         try:
             return json.loads(text, object_pairs_hook=_unique)
         except json.JSONDecodeError as error:
             raise DataError(f"{path}:{error.lineno}: is not JSON: {error.msg}") from error
-        except (DataError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path}: {error}") from error
     if kind in (".yaml", ".yml"):
         return _parse_yaml(path, text)
@@ -111,8 +120,11 @@ def _parse_yaml(path: Path, text: str) -> Any:
         """YAML keeps the last of two equal keys; a label must not vanish so."""
 
     def mapping(loader: Any, node: Any) -> dict[Any, Any]:
-        return _unique(
-            [tuple(loader.construct_object(x, deep=True) for x in p) for p in node.value]
+        own = [pair for pair in node.value if pair[0].tag != "tag:yaml.org,2002:merge"]
+        _unique([(loader.construct_object(name, deep=True), None) for name, _ in own])
+        loader.flatten_mapping(node)  # what is merged in gives way to what stands there
+        return dict(
+            tuple(loader.construct_object(x, deep=True) for x in pair) for pair in node.value
         )
 
     Loader.add_constructor("tag:yaml.org,2002:map", mapping)
@@ -121,7 +133,7 @@ def _parse_yaml(path: Path, text: str) -> Any:
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise DataError(f"{path}{line}: is not YAML: {error.problem}") from error
-    except (yaml.YAMLError, ValueError, TypeError, DataError) as error:
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         raise DataError(f"{path}: is not YAML: {error}") from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 
@@ -107,7 +108,10 @@ def test_an_old_locale_costs_no_text(output):
         env={**os.environ, "PYTHONIOENCODING": "cp1252"},
     )
     assert result.returncode == 0, result.stderr
-    assert b"\\u0141" in result.stdout
+    if output == "jsonl":  # a file of lines is UTF-8, whatever the locale
+        assert json.loads(result.stdout.decode("utf-8"))["text"] == "Łódź"
+    else:
+        assert b"\\u0141" in result.stdout
 
 
 @pytest.mark.parametrize("output", ["table", "text", "html"])
@@ -206,3 +210,44 @@ def test_the_package_loads_no_torch():
 def test_public_names_are_sorted_and_there():
     assert nomina.__all__ == sorted(nomina.__all__)
     assert all(getattr(nomina, name) is not None for name in nomina.__all__)
+
+
+def extract(tail, tmp_path, *options):
+    """Run `nomina extract` on many lines in a shell, with a tagger that finds nothing."""
+    code = "import nomina; from nomina.cli import main\nfrom nomina.documents import Document\n"
+    code += "class Fake:\n  def pipe(self, texts, *a, **k):\n"
+    code += "    return (Document(x) for x in texts)\n"
+    code += "nomina.load = lambda *a, **k: Fake()\nmain()"
+    path = tmp_path / "big.txt"
+    path.write_text("in Paris\n" * 20_000)
+    words = ["-c", code, "extract", "--file", str(path), "--lines", "--labels", "a", *options]
+    command = " ".join(map(shlex.quote, [sys.executable, *words])) + " " + tail
+    return subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("output", ["jsonl", "text", "html"])
+def test_a_reader_that_goes_is_no_error(tmp_path, output):
+    result = extract("| head -1; exit ${PIPESTATUS[0]}", tmp_path, "--output", output)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+@pytest.mark.parametrize("output", ["jsonl", "html"])
+def test_a_full_disk_is_one_line(tmp_path, output):
+    result = extract("> /dev/full", tmp_path, "--output", output)
+    assert result.returncode == 1
+    assert result.stderr == "error: output: No space left on device\n"
+
+
+def test_no_output_at_all_is_one_line(tmp_path):
+    result = extract(">&-", tmp_path)
+    assert (result.returncode, result.stderr) == (1, "error: standard output is closed\n")
+
+
+def test_a_table_shows_entities_whole(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    name = "x" * 70
+    print_document(nomina.Document(name, (nomina.Entity(name, "url", 0, 70, 0.5),)))
+    shown = capsys.readouterr().out
+    assert "…" not in shown
+    assert "0-70" in shown

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from nomina.documents import Document, documents_to_html, label_colors, visible
 from nomina.entities import Entity, Example, LabelSet
+from nomina.errors import DataError
 
 TEXT = "george <b>clooney</b> & 東京\r\nin 1980s"
 DOC = Document(
@@ -145,3 +146,25 @@ def test_dict_round_trip():
     doc = Document(example.text, tuple(example.entities()), ("w",))
     assert Document.from_dict(doc.to_dict()) == doc
     assert len(doc) == 1
+
+
+def test_entities_that_overlap_repeat_no_text():
+    entities = (Entity("cdef", "y", 2, 6), Entity("abcd", "x", 0, 4), Entity("d", "z", 3, 4))
+    doc = Document("abcdef", entities)
+    assert doc.to_rich().plain == "abcd xef y z"
+    assert re.sub(r"<small>.*?</small>|<[^>]*>", "", doc._repr_html_()).endswith("abcdef")
+
+
+@pytest.mark.parametrize(
+    "record", [{}, {"text": "a", "entities": None}, {"text": "a", "entities": [{"kind": "b"}]}, 3]
+)
+def test_what_is_no_document_is_named(record):
+    with pytest.raises(DataError, match="expected a dict with `text`"):
+        Document.from_dict(record)
+
+
+def test_labels_of_a_page_may_be_names_and_its_title_anything():
+    page = Document("a", (Entity("a", "x\ud800", 0, 1),)).to_html(["y"], title="\ud800\0")
+    assert "\ud800" not in page
+    assert "\0" not in page
+    assert "<b>y</b>" in page

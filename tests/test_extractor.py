@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
 from hypothesis import given, settings
 from test_entities import odd_text
 
 import nomina
 from nomina.engine import EngineConfig
-from nomina.entities import Example, LabelSet
+from nomina.entities import Entity, Example, LabelSet
 from nomina.errors import LabelError, ModelError, TextError
 from nomina.extractor import Tagger
+from nomina.formats import Sentence, get_format
 
 LABELS = ["actor", "year", "actor name"]
 
@@ -224,3 +227,65 @@ def test_words_without_a_letter_in_them_are_read_too(build_model, form):
     tagger = Tagger(build_model("gemma3", form, 3))
     doc = tagger(Example.from_tags(["a", "", "b"], ["O"] * 3), ["actor"])
     assert all(doc.text[e.start : e.end] == e.text for e in doc)
+
+
+def test_what_stands_before_a_failure_is_given_back(tagger):
+    def texts():
+        yield from ("george", "clooney", "in 1980")
+        raise ValueError("boom")
+
+    found = tagger.pipe(texts(), ["actor"])
+    assert [next(found).text for _ in range(3)] == ["george", "clooney", "in 1980"]
+    with pytest.raises(ValueError, match="boom"):
+        next(found)
+    found = tagger.pipe(["a", None], ["actor"])
+    assert next(found).text == "a"
+    with pytest.raises(TextError, match="must be a string"):
+        next(found)
+
+
+def test_demonstrations_are_matched_as_labels_are_and_checked(tagger):
+    shown = Example.from_entities("Ship to Oslo.", [Entity("Oslo", "Destination", 8, 12)])
+    same = Example.from_entities("Ship to Oslo.", [Entity("Oslo", "destination", 8, 12)])
+    labels = LabelSet.of(["destination", "year"])
+    sentence = Sentence.of("in Paris", [(0, 2), (3, 8)])
+    for form in ("inline", "gner"):
+        prompts = [get_format(form).prompt(sentence, labels, True, [x]) for x in (shown, same)]
+        assert prompts[0] == prompts[1]
+    with pytest.raises(LabelError, match="no demonstration has a label that is asked for"):
+        tagger("in Paris", ["city"], demonstrations=[shown])
+    for odd in (shown, [{"text": "a"}], 3):
+        with pytest.raises(TextError, match="must be a list of `Example`"):
+            tagger("in Paris", ["city"], demonstrations=odd)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"dtype": "int8"}, TextError, "float32, bfloat16, float16"),
+        ({"dtype": 3}, TextError, "float32, bfloat16, float16"),
+        ({"device": "gpu"}, ModelError, "device 'gpu' cannot be used"),
+        ({"device": 9_999}, ModelError, "device 9999 cannot be used"),
+    ],
+)
+def test_bad_options_of_loading_are_not_blamed_on_files(tiny_folder, options, error, message):
+    with pytest.raises(error, match=message):
+        nomina.load(tiny_folder, **options)
+
+
+def test_loading_takes_dtypes_and_numbers_of_devices(tiny_folder):
+    tagger = nomina.load(tiny_folder, dtype=torch.float32, device=-1)
+    assert tagger.model.module.dtype == torch.float32
+    with pytest.raises(TypeError, match="cannot be pickled"):
+        pickle.dumps(tagger)
+
+
+@pytest.mark.parametrize("labels", [None, 3])
+def test_what_are_no_labels_is_named(tagger, labels):
+    with pytest.raises(LabelError, match="must be a list of names"):
+        tagger("a", labels)
+
+
+def test_a_threshold_is_a_number(tagger):
+    with pytest.raises(TextError, match="from 0 to 1, was: '0"):
+        tagger("a", ["b"], threshold="0.5")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 import subprocess
 import sys
 import warnings
@@ -337,3 +338,44 @@ def test_importing_nomina_loads_no_spacy_and_the_component_no_transformers():
         "import nomina.integrations.spacy; assert 'transformers' not in sys.modules"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_two_components_keep_their_scores():
+    _, first = fixed(Fixed(("actor", 4, 18, 0.9)))
+    _, second = fixed(Fixed(("genre", 4, 18, 0.3)), spans_key="x")
+    doc = spacy.blank("en").make_doc("did george clooney act in 1980")
+    second(second(first(doc)))
+    assert found(doc) == [("actor", 4, 18, 0.9)]
+    assert doc.spans["x"].attrs["scores"] == [0.3, 0.3]
+    assert [span._.nomina_score for span in doc.spans["x"]] == [0.3, 0.3]
+    doc.ents[0]._.nomina_score = 0.5
+    assert found(doc) == [("actor", 4, 18, 0.5)]
+
+
+def test_a_group_of_another_component_keeps_its_scores():
+    _, pipe = fixed(Fixed(("actor", 4, 18, 0.9)), spans_key="sc")
+    doc = spacy.blank("en").make_doc("did george clooney act in 1980")
+    attrs = {"scores": [0.77], "note": "mine"}
+    spans = [Span(doc, 0, 1, label="Q")]
+    doc.spans["sc"] = spacy.tokens.SpanGroup(doc, name="sc", spans=spans, attrs=attrs)
+    pipe(doc)
+    assert doc.spans["sc"].attrs == {"scores": [0.77, 0.9], "note": "mine"}
+
+
+def test_what_loading_sets_anew_stays(make, tiny_folder, tmp_path):
+    moved = tmp_path / "moved"
+    shutil.copytree(tiny_folder, moved)
+    nlp = make(model=str(moved), threshold=0.3)
+    nlp.get_pipe("nomina").configure(labels=["new"])
+    nlp.to_disk(tmp_path / "pipeline")
+    shutil.rmtree(moved)
+    spacy_module = sys.modules["nomina.integrations.spacy"]
+    spacy_module._taggers.clear()
+    config = {"components.nomina.model": str(tiny_folder)}
+    settings = spacy.load(tmp_path / "pipeline", config=config).get_pipe("nomina").settings
+    assert (settings.model, settings.threshold) == (str(tiny_folder), 0.3)
+    assert settings.labels.names == ("new",)
+
+
+def test_labels_may_be_a_tuple(make):
+    assert make(labels=("a", "b")).get_pipe("nomina").labels == ("a", "b")

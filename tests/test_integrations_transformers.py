@@ -157,3 +157,19 @@ def test_what_is_no_text_is_named(ours, inputs):
 def test_the_threshold_is_checked_at_once(tagger):
     with pytest.raises(TextError, match="threshold"):
         EntityPipeline(tagger, LABELS, threshold=2)
+
+
+def test_labels_to_ignore_are_spelled_in_any_way_and_checked(ours):
+    text = "did george clooney make a musical in 1980"
+    labels = [group["entity_group"] for group in ours(text)]
+    assert "actor" in labels
+    kept = [group["entity_group"] for group in ours(text, ignore_labels=["Actor", "O"])]
+    assert kept == [label for label in labels if label != "actor"]
+    for odd, message in (("actor", "a list of labels"), (["acter"], "'acter', which is not")):
+        with pytest.raises(TextError, match=message):
+            ours(text, ignore_labels=odd)
+
+
+def test_options_of_loading_are_not_for_a_tagger(tagger):
+    with pytest.raises(TextError, match="batch_size, dtype cannot be given with a tagger"):
+        nomina.pipeline(tagger, ["a"], batch_size=1, dtype="float32")

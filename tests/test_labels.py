@@ -132,3 +132,36 @@ def test_typos_are_named(tmp_path, name, content, message):
     assert name in str(caught.value)
     with pytest.raises(DataError, match=r"no.toml: cannot be read"):
         read_labels(tmp_path / "no.toml")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '[labels]\ncolor = "colour of the product"\nsize = "its size"\n',
+        '[labels]\ncolor = "colour of the product"\n',
+        '[labels.color]\ndefinition = "of the product"\n[labels.size]\n',
+    ],
+)
+def test_a_label_may_be_called_like_a_key(tmp_path, content):
+    assert read_labels(write(tmp_path, "a.toml", content)).names[0] == "color"
+
+
+def test_yaml_merges_give_way_to_what_stands_there(tmp_path):
+    content = "a: &a {definition: one, color: red}\nb:\n  <<: *a\n  definition: two\n"
+    first, second = read_labels(write(tmp_path, "a.yaml", content))
+    assert (second.definition, second.color) == ("two", "red")
+    assert first.definition == "one"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.toml", "a = " + "[" * 5000),
+        ("a.yaml", "a: " + "[" * 5000),
+        ("a.toml", "a = " + "9" * 5000),
+        ("a.json", '{"a": ' + "9" * 5000 + "}"),
+    ],
+)
+def test_endless_values_are_an_error_of_the_file(tmp_path, name, content):
+    with pytest.raises(DataError, match=name):
+        read_labels(write(tmp_path, name, content))

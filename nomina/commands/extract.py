@@ -5,6 +5,7 @@ Knows how to print documents and to keep count of what could not be read; the ta
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -25,6 +26,8 @@ from nomina.labels import read_labels
 from nomina.sources import Source, file_key, read_files
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from nomina.extractor import Tagger
 
 OUTPUTS = ("table", "text", "jsonl", "html")
@@ -73,6 +76,19 @@ def user_errors() -> Iterator[None]:
     except NominaError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from error
+    except BrokenPipeError as error:  # whoever read our output has gone, as `head` does
+        _close_output()
+        raise typer.Exit(0) from error
+    except OSError as error:  # a full disk
+        _close_output()
+        typer.echo(f"error: {error.filename or 'output'}: {error.strerror or error}", err=True)
+        raise typer.Exit(1) from error
+
+
+def _close_output() -> None:
+    """Drop what is buffered, so that Python does not try to write it again at the end."""
+    with suppress(OSError, ValueError):  # what tests put in its place has no number
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class SideFile(Report):
@@ -142,26 +158,16 @@ def _labels(names: str | None, file: Path | None) -> LabelSet:
 def documents(
     tagger: Tagger, sources: Iterable[Source], labels: LabelSet, **options: Any
 ) -> Iterator[tuple[Document, Source]]:
-    """Tag a stream of texts and give each document back with where its text stands.
-
-    Raises:
-        NominaError: What the sources raise, after the texts before it have been given back.
-    """
+    """Tag a stream of texts and give each document back with where its text stands."""
     under_way: deque[Source] = deque()
-    errors: list[NominaError] = []
 
     def texts() -> Iterator[str]:
-        try:
-            for source in sources:
-                under_way.append(source)
-                yield source.text
-        except NominaError as error:
-            errors.append(error)
+        for source in sources:
+            under_way.append(source)
+            yield source.text
 
     for document in tagger.pipe(texts(), labels, **options):
         yield document, under_way.popleft()
-    if errors:
-        raise errors[0]
 
 
 @contextmanager
@@ -185,15 +191,28 @@ def watched(tagger: Tagger) -> Iterator[None]:
         yield
 
 
+def _console() -> Console:
+    from rich.console import Console
+
+    class Ours(Console):
+        def on_broken_pipe(self) -> None:  # rich would end the program with code 1
+            raise BrokenPipeError
+
+    return Ours()
+
+
 def print_document(document: Document, title: str = "", labels: LabelSet | None = None) -> None:
     """Print a document as people like to look at one: the text in colours, then a table."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console()
+    console = _console()
     heading = Text(visible(title)) if title else None
-    table = Table("label", "text", "offsets", "score", title=heading, title_justify="left")
+    table = Table(title=heading, title_justify="left")
+    for name in ("label", "text"):
+        table.add_column(name, overflow="fold")  # an entity is never shown in part
+    for name in ("offsets", "score"):
+        table.add_column(name, no_wrap=True)
     for entity in document:
         table.add_row(
             Text(entity.label),  # strings would be read as markup
@@ -218,7 +237,10 @@ def _print_all(
     if output == "html":
         with watched(tagger):
             shown = [document for document, _ in found]
-        typer.echo(documents_to_html(shown, labels))
+        page = documents_to_html(shown, labels) + "\n"
+        coding = sys.stdout.encoding or "utf-8"
+        sys.stdout.write(page.encode(coding, "xmlcharrefreplace").decode(coding))
+        sys.stdout.flush()
         return len(shown)
     count = 0
     bar = watched(tagger)
@@ -234,9 +256,7 @@ def _print_all(
                 sys.stdout.write(_json_line(document, source, names_files))
                 sys.stdout.flush()
             elif output == "text":
-                from rich.console import Console
-
-                Console().print(document.to_rich(labels, scores=True))
+                _console().print(document.to_rich(labels, scores=True))
             else:
                 title = source.file if names_files else ""
                 print_document(document, title, labels)
@@ -336,6 +356,9 @@ def register(app: typer.Typer) -> None:
         but some records could not be read (--skip-errors).
         """
         chosen = output or ("table" if sys.stdout.isatty() else "jsonl")
+        if chosen in ("jsonl", "html") and isinstance(sys.stdout, io.TextIOWrapper):
+            if not sys.stdout.isatty():  # files of these kinds are in UTF-8, whatever the locale
+                sys.stdout.reconfigure(encoding="utf-8")
         if chosen not in OUTPUTS:
             raise typer.BadParameter(f"--output must be one of {', '.join(OUTPUTS)}, was: {output}")
         with user_errors():

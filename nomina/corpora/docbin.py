@@ -100,8 +100,8 @@ def _parse(doc: Any, report: Report, place: str, index: str) -> Example:
 
 
 def _component_score(span: Any) -> float:
-    """The probability that our spaCy component left, where an extension keeps its values."""
-    key = ("._.", f"{_KEY}_score", span.start_char, span.end_char)
+    """The probability that our spaCy component left."""
+    key = (f"{_KEY}_score", span.start_char, span.end_char, span.label_)
     score = span.doc.user_data.get(key)
     return 1.0 if score is None else float(score)
 

@@ -50,8 +50,23 @@ ALIGNMENT_MODES = ("expand", "contract", "strict", "tokens")
 _SETTINGS_FILE = "nomina.json"
 _INSIDE = "it begins or ends inside a token of spaCy"
 
+
+def _score_key(span: Span) -> tuple[str, int, int, str]:
+    return "nomina_score", span.start_char, span.end_char, span.label_
+
+
+def _score_of(span: Span) -> float | None:
+    found: float | None = span.doc.user_data.get(_score_key(span))
+    return found
+
+
+def _set_score(span: Span, score: float) -> None:
+    span.doc.user_data[_score_key(span)] = score
+
+
 if not Span.has_extension("nomina_score"):
-    Span.set_extension("nomina_score", default=None)
+    # By borders and label: spaCy's own values know borders alone, and two components may differ.
+    Span.set_extension("nomina_score", getter=_score_of, setter=_set_score)
     Doc.set_extension("nomina_warnings", default=())
     Doc.set_extension("nomina_changes", default=())
 
@@ -147,7 +162,8 @@ def _check_survives(labels: Any) -> None:
     """Check that spaCy's config file gives the labels back: some names are comments to it."""
     try:
         text = Config({"components": {"nomina": {"labels": labels}}}).to_str()
-        is_same = Config().from_str(text)["components"]["nomina"]["labels"] == labels
+        found = Config().from_str(text)["components"]["nomina"]["labels"]
+        is_same = found == json.loads(json.dumps(labels))  # a tuple comes back as a list
     except Exception:  # whatever its parser brings up
         is_same = False
     if not is_same:
@@ -167,6 +183,7 @@ _taggers: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
 
 def _find_tagger(model: str) -> Tagger | Client:
     """Return the tagger of a model; components of one process share it."""
+    model = os.fspath(model)
     found = _taggers.get(model)
     if found is None:
         if model.startswith(("http://", "https://")):
@@ -206,6 +223,7 @@ class NominaPipe(Pipe):  # type: ignore[misc]
         self.vocab = vocab
         self.name = name
         self.settings = settings
+        self._made_with = settings
         self._tagger = tagger or _find_tagger(settings.model)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -338,12 +356,16 @@ class NominaPipe(Pipe):  # type: ignore[misc]
 
     def _set_group(self, doc: Doc, key: str, spans: list[tuple[Span, float]]) -> None:
         before: list[Span] = []
+        attrs: dict[str, Any] = {}
         if key in doc.spans and not self.settings.overwrite_ents:
-            before = list(doc.spans[key])
-        scores = [span._.nomina_score for span in before] + [score for _, score in spans]
-        known = [float("nan") if score is None else score for score in scores]
-        group = SpanGroup(doc, name=key, spans=[*before, *(span for span, _ in spans)])
-        group.attrs["scores"] = known
+            before, attrs = list(doc.spans[key]), dict(doc.spans[key].attrs)
+        scores = list(attrs.get("scores", ()))
+        if len(scores) != len(before):  # another component's, which gave none
+            scores = [span._.nomina_score for span in before]
+        scores = [float("nan") if score is None else float(score) for score in scores]
+        attrs["scores"] = scores + [score for _, score in spans]
+        new = [*before, *(span for span, _ in spans)]
+        group = SpanGroup(doc, name=key, spans=new, attrs=attrs)
         doc.spans[key] = group
 
     def score(self, examples: Iterable[Any], **kwargs: Any) -> dict[str, Any]:
@@ -367,7 +389,7 @@ class NominaPipe(Pipe):  # type: ignore[misc]
     def to_bytes(self, *, exclude: Iterable[str] = ()) -> bytes:
         """Return the settings as bytes; the model is named in them, not copied."""
         del exclude
-        return json.dumps(self.settings.to_dict()).encode()
+        return json.dumps(self._saved()).encode()
 
     def from_bytes(self, data: bytes, *, exclude: Iterable[str] = ()) -> NominaPipe:
         """Take over settings that `to_bytes` returned.
@@ -376,24 +398,35 @@ class NominaPipe(Pipe):  # type: ignore[misc]
             ModelError: If the model they name cannot be found or read.
         """
         del exclude
-        return self._take_over(json.loads(data))
+        saved = json.loads(data)
+        saved.pop("made_with", None)
+        return self._take_over(saved)
 
     def to_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> None:
         """Save the settings to a folder; the model is named in them, not copied."""
         del exclude
         Path(path).mkdir(parents=True, exist_ok=True)
         with write_whole(Path(path) / _SETTINGS_FILE) as file:
-            json.dump(self.settings.to_dict(), file, ensure_ascii=False, indent=1)
+            json.dump(self._saved(), file, ensure_ascii=False, indent=1)
 
     def from_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> NominaPipe:
         """Take over settings that `to_disk` saved.
+
+        What `spacy.load(..., config={"components.nomina.model": "elsewhere"})` sets anew stays.
 
         Raises:
             DataError: If the file cannot be read.
             ModelError: If the model they name cannot be found or read.
         """
         del exclude
-        return self._take_over(json.loads(read_text(Path(path) / _SETTINGS_FILE)))
+        saved = json.loads(read_text(Path(path) / _SETTINGS_FILE))
+        made_with = saved.pop("made_with", {})
+        now = self._made_with.to_dict()
+        anew = {key: now[key] for key in now if now[key] != made_with.get(key, now[key])}
+        return self._take_over(saved | anew)
+
+    def _saved(self) -> dict[str, Any]:
+        return self.settings.to_dict() | {"made_with": self._made_with.to_dict()}
 
     def _take_over(self, values: Mapping[str, Any]) -> NominaPipe:
         settings = Settings.from_dict(values)

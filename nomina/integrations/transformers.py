@@ -17,9 +17,9 @@ import numpy as np
 
 from nomina.documents import Document
 from nomina.engine import EngineConfig
-from nomina.entities import Example, LabelSet
+from nomina.entities import Example, LabelSet, normalize_label
 from nomina.errors import TextError
-from nomina.extractor import Labels, Tagger, load
+from nomina.extractor import Labels, Tagger, check_threshold, load
 
 if TYPE_CHECKING:
     from nomina.client import Client
@@ -58,10 +58,10 @@ class EntityPipeline:
         self.tagger = tagger
         self.labels = LabelSet.of(labels)
         self.threshold = threshold
-        self.ignore_labels = tuple(ignore_labels)
+        self.ignore_labels = _ignored(ignore_labels, self.labels)
         _check_strategy(aggregation_strategy)
-        if threshold is not None and not 0 <= threshold <= 1:
-            raise TextError(f"threshold must be a probability from 0 to 1, was: {threshold}")
+        if threshold is not None:
+            check_threshold(threshold)
 
     def __call__(
         self,
@@ -118,12 +118,15 @@ class EntityPipeline:
                 texts = [inputs]
             gap = " " if delimiter is None else delimiter
             texts = (_join(words, gap) for words in texts)
+        asked = self.labels if labels is None else LabelSet.of(labels)
+        ignored = self.ignore_labels
+        if ignore_labels is not None:
+            ignored = _ignored(ignore_labels, asked)
         documents = self.tagger.pipe(
             texts,
-            self.labels if labels is None else LabelSet.of(labels),
+            asked,
             threshold=self.threshold if threshold is None else threshold,
         )
-        ignored = self.ignore_labels if ignore_labels is None else tuple(ignore_labels)
         results = (_groups(document, ignored) for document in documents)
         if is_one:
             return next(results)
@@ -137,7 +140,7 @@ def pipeline(
     threshold: float | None = None,
     batch_size: int | None = None,
     device: str | int | None = None,
-    dtype: str | None = None,
+    dtype: Any = None,
     aggregation_strategy: str = "simple",
     ignore_labels: Sequence[str] = (),
 ) -> EntityPipeline:
@@ -170,10 +173,17 @@ def pipeline(
     if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
         raise TextError(f"batch_size must be a whole number from 1, was: {batch_size!r}")
     if model is None or isinstance(model, str) or hasattr(model, "__fspath__"):
-        if isinstance(device, int):
-            device = "cpu" if device < 0 else f"cuda:{device}"
         config = None if batch_size is None else EngineConfig(max_rows=batch_size)
         model = load(model, device=device, dtype=dtype, config=config)
+    elif given := [
+        name
+        for name, value in (("batch_size", batch_size), ("device", device), ("dtype", dtype))
+        if value is not None
+    ]:
+        raise TextError(
+            f"{', '.join(given)} cannot be given with a tagger or client that is there already: "
+            "set it where that is made"
+        )
     return EntityPipeline(
         model,
         label_set,
@@ -189,6 +199,23 @@ def _check_strategy(name: str) -> None:
             f"aggregation_strategy must be one of {', '.join(STRATEGIES)}, was: {name!r}. nomina "
             "finds entities, not tokens, so that there is nothing to return without aggregation."
         )
+
+
+def _ignored(names: Any, labels: LabelSet) -> frozenset[str]:
+    """Return the labels to leave out, as the set spells them.
+
+    The tag `O`, which transformers ignores by default, may be among them.
+    """
+    if isinstance(names, str) or not _is_iterable(names):
+        raise TextError(f"ignore_labels must be a list of labels, was: {names!r}")
+    known = {normalize_label(name): name for name in labels.names}
+    wanted = {normalize_label(str(name)): name for name in names if name != "O"}
+    if odd := [name for key, name in wanted.items() if key not in known]:
+        raise TextError(
+            f"ignore_labels has {odd[0]!r}, which is not looked for; labels are "
+            f"{', '.join(labels.names)}"
+        )
+    return frozenset(known[key] for key in wanted)
 
 
 def _is_iterable(inputs: Any) -> bool:
@@ -218,7 +245,7 @@ def _join(words: Any, gap: str) -> Example:
     return Example(gap.join(words), tuple(offsets))
 
 
-def _groups(document: Document, ignored: Sequence[str]) -> list[Group]:
+def _groups(document: Document, ignored: frozenset[str]) -> list[Group]:
     return [
         {
             "entity_group": entity.label,
