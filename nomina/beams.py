@@ -33,7 +33,7 @@ from transformers import AttentionInterface
 from nomina.drafting import Memory
 from nomina.engine import EngineConfig, Path, Request, Usage, reading
 from nomina.errors import ModelError
-from nomina.families import attend, no_mask, start_id, window_of
+from nomina.families import Visits, attend, no_mask, start_id, window_of
 from nomina.grounding import Fork, Grounding
 from nomina.models import LanguageModel
 
@@ -317,8 +317,9 @@ class TreeStore:
 class TreePass:
     """The tokens of a store that are being read: those from `first` on."""
 
-    def __init__(self, store: TreeStore, first: int) -> None:
+    def __init__(self, store: TreeStore, first: int, visits: Visits) -> None:
         self.store = store
+        self.visits = visits
         self.first = first
         self._masks: dict[tuple[int | None, int], torch.Tensor] = {}
 
@@ -370,6 +371,7 @@ def tree_attention(
     """
     tree = _tree
     assert tree is not None, "tree attention outside of the reading of a tree"
+    tree.visits.enter(module, attention_mask)
     keys, values = tree.store.write(
         module.layer_idx, tree.first, key[0].transpose(0, 1), value[0].transpose(0, 1)
     )
@@ -441,7 +443,7 @@ class TreeReader:
         store, model = self._store, self._model
         config = model.module.config
         before = config._attn_implementation
-        _tree = TreePass(store, first)
+        _tree = tree = TreePass(store, first, Visits(config))
         config._attn_implementation = TREE
         try:
             hidden = model.hidden(
@@ -452,6 +454,7 @@ class TreeReader:
         finally:
             config._attn_implementation = before
             _tree = None
+        tree.visits.check()
         return hidden[0]  # (tokens, width)
 
 

@@ -31,8 +31,7 @@ import torch
 from transformers import AttentionInterface, DynamicCache
 
 from nomina.decoders import CachedDecoder
-from nomina.errors import ModelError
-from nomina.families import attend, check_length, no_mask, start_id, window_of
+from nomina.families import Visits, attend, check_length, no_mask, start_id, window_of
 from nomina.formats import Guess, State
 from nomina.grounding import Fork, Grounding
 from nomina.models import LanguageModel
@@ -433,6 +432,7 @@ class Pack:
         rows: For each row its slot, the position of its first token, and its number of tokens.
         store: Where keys and values are.
         device: Of the model.
+        visits: Of its layers.
     """
 
     def __init__(
@@ -440,8 +440,10 @@ class Pack:
         rows: Sequence[tuple[int, int, int]],
         store: KeyStore,
         device: torch.device,
+        visits: Visits,
     ) -> None:
         self.store = store
+        self.visits = visits
         lengths = torch.tensor([length for _, _, length in rows])
         offsets = lengths.cumsum(0) - lengths
         slots = torch.tensor([slot for slot, _, _ in rows])
@@ -450,7 +452,6 @@ class Pack:
         self.positions = (starts.repeat_interleave(lengths) + inside).to(device)  # (tokens,)
         self.slots = slots.repeat_interleave(lengths).to(device)  # (tokens,)
         self._masks: dict[tuple[int, int | None, int], torch.Tensor] = {}
-        self.layers: set[int] = set()  # that have read it
         # New rows bring whole sentences, old ones a few tokens: apart they need little padding.
         order = torch.argsort(lengths, descending=True)
         longest = int(lengths[order[0]])
@@ -460,19 +461,6 @@ class Pack:
             for chosen in (order[:cut], order[cut:])
             if len(chosen)
         ]
-
-    def enter(self, layer: Any, attention_mask: Any) -> None:
-        """Note that a layer reads the pack.
-
-        Raises:
-            ModelError: If it has read it before, or brings a mask of its own.
-        """
-        if attention_mask is not None or layer.layer_idx in self.layers:
-            raise ModelError(
-                f"models of the kind {layer.config.model_type!r} cannot be read exactly: their "
-                "layers call attention twice, or with a mask of their own"
-            )
-        self.layers.add(layer.layer_idx)
 
     def mask(
         self, number: int, window: int | None, groups: int, dtype: torch.dtype
@@ -523,7 +511,7 @@ def packed_attention(
     """
     pack = _pack
     assert pack is not None, "packed attention outside of a packed reading"
-    pack.enter(module, attention_mask)
+    pack.visits.enter(module, attention_mask)
     window = window_of(module, sliding_window)
     keys, values = pack.store.write(
         module.layer_idx, key[0].transpose(0, 1), value[0].transpose(0, 1), pack
@@ -627,7 +615,7 @@ class PackedReader:
         check_length(self._model.module.config, longest)
         self._store.reserve(longest)
         shape = [(slot, start, len(ids)) for slot, start, ids in rows]
-        pack = Pack(shape, self._store, device)
+        pack = Pack(shape, self._store, device, Visits(self._model.module.config))
         ids = torch.tensor([[token for _, _, ids in rows for token in ids]], device=device)
         config = self._model.module.config
         before = config._attn_implementation
@@ -642,11 +630,7 @@ class PackedReader:
         finally:
             config._attn_implementation = before
             _pack = None
-        if not pack.layers:
-            raise ModelError(
-                f"models of the kind {config.model_type!r} cannot be read exactly: their attention "
-                "cannot be replaced"
-            )
+        pack.visits.check()
         return hidden[0]  # (tokens, width)
 
 

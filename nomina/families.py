@@ -145,6 +145,37 @@ def _refusal(config: Any, why: str) -> ModelError:
 # Attention over kept keys
 
 
+class Visits:
+    """Which layers took part in a reading with our attention, each once or not at all.
+
+    Args:
+        config: Of the model.
+    """
+
+    def __init__(self, config: Any) -> None:
+        self._config = config
+        self._layers: set[int] = set()
+
+    def enter(self, layer: Any, attention_mask: Any) -> None:
+        """Note that a layer calls attention.
+
+        Raises:
+            ModelError: If it has done so before, or brings a mask of its own.
+        """
+        if attention_mask is not None or layer.layer_idx in self._layers:
+            raise _refusal(self._config, "calls attention twice a layer, or with masks of its own")
+        self._layers.add(layer.layer_idx)
+
+    def check(self) -> None:
+        """Check that the reading was ours.
+
+        Raises:
+            ModelError: If no layer called our attention.
+        """
+        if not self._layers:
+            raise _refusal(self._config, "has attention that cannot be replaced")
+
+
 def window_of(module: Any, passed: int | None) -> int | None:
     """Return how far back a layer sees; some families build a mask and do not pass it on."""
     config = module.config

@@ -158,12 +158,13 @@ def test_decoders_of_t5_have_their_own_depth_and_start(settings, unigram_tokeniz
     assert model.start_id == module.config.decoder_start_token_id
 
 
+@pytest.mark.parametrize("num_beams", [1, 2])
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_read_exactly_is_refused(name, byte_tokenizer):
+def test_what_cannot_be_read_exactly_is_refused(name, num_beams, byte_tokenizer):
     sizes = IDS | {"vocab_size": 400} if "d_model" in REFUSED[name] else SMALL
     module = make(name, sizes | REFUSED[name])
     with pytest.raises(ModelError, match="cannot be read exactly"):
-        Tagger(LanguageModel(module, byte_tokenizer))("the actor met in Paris", ["actor", "city"])
+        Tagger(LanguageModel(module, byte_tokenizer), num_beams=num_beams)("in Paris", ["city"])
 
 
 def test_an_encoder_of_another_family_is_refused(byte_tokenizer):
