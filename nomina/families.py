@@ -96,8 +96,10 @@ def check_family(module: Any) -> None:
     decoder = decoder_of(module)
     config = plain_module(module).config
     if config.is_encoder_decoder:
-        if not hasattr(decoder, "block"):  # the family of T5
+        if not hasattr(decoder, "block"):
             raise _refusal(config, "is not of the family of T5")
+        if hasattr(config, "expert_capacity"):  # Switch
+            raise _refusal(config, "drops tokens where too many at once go to one expert")
         return
     text = text_config(config)
     kinds = set(getattr(text, "layer_types", None) or ()) | set(
@@ -105,8 +107,6 @@ def check_family(module: Any) -> None:
     )
     if odd := sorted(kinds - _KINDS):
         raise _refusal(config, f"has layers of {', '.join(odd)}, which are not attention")
-    if not hasattr(decoder, "layers") and text is config:
-        raise _refusal(config, "has no part named 'layers'")
 
 
 def check_length(config: Any, length: int) -> None:
