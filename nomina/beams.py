@@ -358,7 +358,7 @@ def tree_attention(
         query: Shape (1, heads, tokens, width).
         key: Shape (1, key heads, tokens, width).
         value: Shape (1, key heads, tokens, width).
-        attention_mask: None; the tree says who sees whom.
+        attention_mask: Ignored; the tree says who sees whom.
         scaling: Of the scores.
         sliding_window: How far back a query sees.
         rest: See `families.attend`.
@@ -371,7 +371,7 @@ def tree_attention(
     """
     tree = _tree
     assert tree is not None, "tree attention outside of the reading of a tree"
-    tree.visits.enter(module, attention_mask)
+    tree.visits.enter(module)
     keys, values = tree.store.write(
         module.layer_idx, tree.first, key[0].transpose(0, 1), value[0].transpose(0, 1)
     )

@@ -498,7 +498,7 @@ def packed_attention(
         query: Shape (1, heads, tokens, width).
         key: Shape (1, key heads, tokens, width).
         value: Shape (1, key heads, tokens, width).
-        attention_mask: None; the pack says who sees whom.
+        attention_mask: Ignored; the pack says who sees whom.
         scaling: Of the scores.
         sliding_window: How far back a query sees.
         rest: See `families.attend`.
@@ -511,7 +511,7 @@ def packed_attention(
     """
     pack = _pack
     assert pack is not None, "packed attention outside of a packed reading"
-    pack.visits.enter(module, attention_mask)
+    pack.visits.enter(module)
     window = window_of(module, sliding_window)
     keys, values = pack.store.write(
         module.layer_idx, key[0].transpose(0, 1), value[0].transpose(0, 1), pack

@@ -19,6 +19,11 @@ from nomina.errors import ModelError
 _KINDS = {"full_attention", "sliding_attention", "attention"}
 # Arguments of attention that change what it computes, and that `attend` knows nothing of.
 _UNKNOWN = ("position_bias", "indices", "sinks", "block_indices")
+_REFUSED = {  # what settings do not show, in the older versions of transformers at least
+    "doge": "makes masks of its own",
+    "falcon_h1": "has layers of state spaces",
+    "recurrent_gemma": "has recurrent layers",
+}
 _SCALED_BY_LENGTH = ("longrope", "dynamic")
 
 
@@ -91,7 +96,8 @@ def check_family(module: Any) -> None:
     """Check that nomina can read a model as the model reads itself, as far as its settings say.
 
     Raises:
-        ModelError: If it has layers that are not attention, or keeps its decoder elsewhere.
+        ModelError: If it has layers that are not attention, masks that depend on what is read, or
+            keeps its decoder elsewhere.
     """
     decoder = decoder_of(module)
     config = plain_module(module).config
@@ -101,6 +107,8 @@ def check_family(module: Any) -> None:
         if hasattr(config, "expert_capacity"):  # Switch
             raise _refusal(config, "drops tokens where too many at once go to one expert")
         return
+    if config.model_type in _REFUSED:
+        raise _refusal(config, _REFUSED[config.model_type])
     text = text_config(config)
     kinds = set(getattr(text, "layer_types", None) or ()) | set(
         getattr(text, "layers_block_type", None) or ()
@@ -156,14 +164,14 @@ class Visits:
         self._config = config
         self._layers: set[int] = set()
 
-    def enter(self, layer: Any, attention_mask: Any) -> None:
+    def enter(self, layer: Any) -> None:
         """Note that a layer calls attention.
 
         Raises:
-            ModelError: If it has done so before, or brings a mask of its own.
+            ModelError: If it has done so before.
         """
-        if attention_mask is not None or layer.layer_idx in self._layers:
-            raise _refusal(self._config, "calls attention twice a layer, or with masks of its own")
+        if layer.layer_idx in self._layers:
+            raise _refusal(self._config, "calls attention twice in a layer")
         self._layers.add(layer.layer_idx)
 
     def check(self) -> None:

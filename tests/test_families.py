@@ -95,6 +95,7 @@ def make(name, settings, scale=0.3):
         if parameter.is_floating_point():
             parameter.data.normal_(0, scale)
     module.tie_weights()
+    module.set_attn_implementation("eager")  # older versions drop caps in the others
     return module.eval()
 
 
