@@ -56,6 +56,9 @@ def main() -> None:
         app()
     except KeyboardInterrupt:
         sys.exit(130)
+    except OSError as error:  # a full disk
+        extract.close_output()
+        sys.exit(f"error: {error.filename or 'output'}: {error.strerror or error}")
 
 
 if __name__ == "__main__":

@@ -14,14 +14,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nomina.entities import Entity, Label, LabelSet
+from nomina.entities import Entity, Labels, LabelSet
 from nomina.errors import DataError
 
 if TYPE_CHECKING:
     from rich.text import Text
-
-
-Labels = LabelSet | Mapping[str, Any] | Iterable[str | Label]
 
 
 @dataclass(frozen=True)
@@ -225,8 +222,9 @@ def documents_to_html(
         >>> '<mark data-label="city" data-score="0.9000"' in page
         True
     """
-    colors = label_colors((e.label for d in documents for e in d.entities), labels)
-    definitions = {x.name: x.definition for x in LabelSet.of(labels)} if labels else {}
+    label_set = None if labels is None else LabelSet.of(labels)
+    colors = label_colors((e.label for d in documents for e in d.entities), label_set)
+    definitions = {x.name: x.definition for x in label_set or ()}
     bodies = "\n".join(
         f'<article id="d{number}">'
         + (f"<h2>{number}</h2>" if len(documents) > 1 else "")

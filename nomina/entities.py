@@ -137,7 +137,7 @@ class LabelSet(Sequence[Label]):
             seen[key] = label.name
 
     @staticmethod
-    def of(labels: LabelSet | Mapping[str, Any] | Iterable[str | Label]) -> LabelSet:
+    def of(labels: Labels) -> LabelSet:
         """Build a label set from what callers write.
 
         Args:
@@ -175,6 +175,9 @@ class LabelSet(Sequence[Label]):
 
     def __getitem__(self, index: Any) -> Any:
         return self.labels[index]
+
+
+Labels = LabelSet | Mapping[str, Any] | Iterable[str | Label]  # what callers write
 
 
 def _is_control(char: str) -> bool:

@@ -13,7 +13,7 @@ import dataclasses
 import itertools
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -28,7 +28,7 @@ from nomina.documents import Document
 from nomina.engine import Engine, EngineConfig, Path, Request
 from nomina.entities import (
     Example,
-    Label,
+    Labels,
     LabelSet,
     Span,
     normalize_label,
@@ -43,7 +43,6 @@ from nomina.grounding import Grounding
 from nomina.kernels import pack_linears
 from nomina.models import LanguageModel, load_model
 
-Labels = LabelSet | Mapping[str, Any] | Iterable[str | Label]
 Decoding = Literal["grounded", "free"]
 
 # Words cost as many tokens as they have: a window of odd text (digits, another script) is shorter.
@@ -192,12 +191,13 @@ class Tagger:
             Exception: What `texts` raises, after the documents before it have been given back.
         """
         label_set = LabelSet.of(labels)
-        _check_shown(demonstrations, label_set)
+        shown = _checked(demonstrations)
+        _check_shown(shown, label_set)
         if isinstance(texts, str):
             raise TextError("`pipe` takes many texts, was given one string. Call the tagger itself")
         items = ((text, label_set) for text in texts)
         return self.pipe_many(
-            items, threshold=threshold, definitions=definitions, demonstrations=demonstrations
+            items, threshold=threshold, definitions=definitions, demonstrations=shown
         )
 
     def pipe_many(
@@ -470,16 +470,15 @@ def _checked(demonstrations: Any) -> Sequence[Example]:
     return shown
 
 
-def _check_shown(demonstrations: Any, labels: LabelSet) -> None:
+def _check_shown(demonstrations: Sequence[Example], labels: LabelSet) -> None:
     """Check that demonstrations show something that is asked for, or they would teach that not."""
-    given = {span.label for example in _checked(demonstrations) for span in example.spans}
-    if given and given.isdisjoint(labels.names):
-        asked = {normalize_label(name) for name in labels.names}
-        if asked.isdisjoint(map(normalize_label, given)):
-            raise LabelError(
-                "no demonstration has a label that is asked for: theirs are "
-                f"{sorted(given)!r:.120}, asked for are {list(labels.names)!r:.120}"
-            )
+    given = {span.label for example in demonstrations for span in example.spans}
+    asked = map(normalize_label, labels.names)
+    if given and {normalize_label(name) for name in given}.isdisjoint(asked):
+        raise LabelError(
+            "no demonstration has a label that is asked for: theirs are "
+            f"{sorted(given)!r:.120}, asked for are {list(labels.names)!r:.120}"
+        )
 
 
 def _check_decoding(decoding: str, num_beams: int) -> None:

@@ -6,6 +6,7 @@ import os
 import string
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from nomina.corpora import (
     write_examples,
 )
 from nomina.corpora.corpus import keep_longest
+from nomina.corpora.files import write_whole
 from nomina.entities import (
     SCHEMES,
     Entity,
@@ -797,3 +799,20 @@ def test_conll_is_cut_as_line_by_line(lines, cuts, has_returns):
         start = index
     have = list(_sentences(block for block in blocks if block[1]))
     assert have == list(_cut_by_line(lines, 1, _State()))
+
+
+def test_links_stay_links_and_pipes_stay_pipes(tmp_path):
+    link, target, pipe = (tmp_path / name for name in ("link", "target", "pipe"))
+    target.write_text("old")
+    link.symlink_to(target)
+    with write_whole(link) as file:
+        file.write("new")
+    assert link.is_symlink()
+    assert target.read_text() == "new"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(pipe.read_text)
+        with write_whole(pipe) as file:
+            file.write("through")
+        assert found.result(timeout=20) == "through"
+    assert pipe.is_fifo()

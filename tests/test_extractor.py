@@ -254,6 +254,17 @@ def test_demonstrations_are_matched_as_labels_are_and_checked(tagger):
         assert prompts[0] == prompts[1]
     with pytest.raises(LabelError, match="no demonstration has a label that is asked for"):
         tagger("in Paris", ["city"], demonstrations=[shown])
+    asked: list[list[Example]] = []
+    real = tagger.model.format.prompt
+
+    def prompt(*args):
+        asked.append(list(args[3]))
+        return real(*args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(tagger.model.format), "prompt", lambda _, *args: prompt(*args))
+        tagger("in Paris", labels, demonstrations=(x for x in [shown]))
+    assert asked == [[shown]]
     for odd in (shown, [{"text": "a"}], 3):
         with pytest.raises(TextError, match="must be a list of `Example`"):
             tagger("in Paris", ["city"], demonstrations=odd)

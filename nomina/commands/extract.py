@@ -77,15 +77,11 @@ def user_errors() -> Iterator[None]:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from error
     except BrokenPipeError as error:  # whoever read our output has gone, as `head` does
-        _close_output()
+        close_output()
         raise typer.Exit(0) from error
-    except OSError as error:  # a full disk
-        _close_output()
-        typer.echo(f"error: {error.filename or 'output'}: {error.strerror or error}", err=True)
-        raise typer.Exit(1) from error
 
 
-def _close_output() -> None:
+def close_output() -> None:
     """Drop what is buffered, so that Python does not try to write it again at the end."""
     with suppress(OSError, ValueError):  # what tests put in its place has no number
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

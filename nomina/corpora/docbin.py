@@ -99,10 +99,17 @@ def _parse(doc: Any, report: Report, place: str, index: str) -> Example:
     )
 
 
+def score_key(span: Any) -> tuple[str, int, int, str]:
+    """Return where `doc.user_data` holds the probability of a span: by borders and label.
+
+    spaCy's own values of extensions go by borders alone, and two components may differ.
+    """
+    return f"{_KEY}_score", span.start_char, span.end_char, span.label_
+
+
 def _component_score(span: Any) -> float:
     """The probability that our spaCy component left."""
-    key = (f"{_KEY}_score", span.start_char, span.end_char, span.label_)
-    score = span.doc.user_data.get(key)
+    score = span.doc.user_data.get(score_key(span))
     return 1.0 if score is None else float(score)
 
 

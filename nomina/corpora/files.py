@@ -232,9 +232,15 @@ def write_whole(path: Path) -> Iterator[IO[str]]:
 def write_whole_path(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path` that takes its name at the end, if nothing was raised.
 
+    A link stays a link, and what is no file (a pipe, a device) is written to as it is.
+
     Raises:
         DataError: If the folder does not exist or cannot be written to.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        yield path
+        return
+    path = Path(os.path.realpath(path))
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     except OSError as error:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 from warnings import warn
 
+from nomina.corpora.docbin import score_key
 from nomina.corpora.files import read_text, write_whole
 from nomina.corpora.jsonl import label_table
 from nomina.documents import Document
@@ -51,21 +52,16 @@ _SETTINGS_FILE = "nomina.json"
 _INSIDE = "it begins or ends inside a token of spaCy"
 
 
-def _score_key(span: Span) -> tuple[str, int, int, str]:
-    return "nomina_score", span.start_char, span.end_char, span.label_
-
-
 def _score_of(span: Span) -> float | None:
-    found: float | None = span.doc.user_data.get(_score_key(span))
+    found: float | None = span.doc.user_data.get(score_key(span))
     return found
 
 
 def _set_score(span: Span, score: float) -> None:
-    span.doc.user_data[_score_key(span)] = score
+    span.doc.user_data[score_key(span)] = score
 
 
 if not Span.has_extension("nomina_score"):
-    # By borders and label: spaCy's own values know borders alone, and two components may differ.
     Span.set_extension("nomina_score", getter=_score_of, setter=_set_score)
     Doc.set_extension("nomina_warnings", default=())
     Doc.set_extension("nomina_changes", default=())

@@ -17,9 +17,9 @@ import numpy as np
 
 from nomina.documents import Document
 from nomina.engine import EngineConfig
-from nomina.entities import Example, LabelSet, normalize_label
+from nomina.entities import Example, Labels, LabelSet, normalize_label
 from nomina.errors import TextError
-from nomina.extractor import Labels, Tagger, check_threshold, load
+from nomina.extractor import Tagger, check_threshold, load
 
 if TYPE_CHECKING:
     from nomina.client import Client
