@@ -6,6 +6,8 @@ A run keeps, beside the folder of its output:
       step-000040/state.safetensors   float32 weights and both means of the optimiser
       step-000040/state.json          how far the run is, and the recipe and data it belongs to
       best-000020/                    the best model on dev so far, ready to load
+      checkpoint-40/, place-000040/   in place of these, where DeepSpeed or FSDP shard the weights:
+                                      the Trainer's files, and how far the run is
 
 A folder is written under another name and renamed when it is complete and on disk, and only then is
 the one before it removed: there is a whole checkpoint at any moment, and never more than two. Only
@@ -102,13 +104,42 @@ class Checkpoints:
 
         def write(folder: Path) -> None:
             save_file(tensors, folder / "state.safetensors")
-            content = json.dumps({"state": asdict(state), "identity": self.identity}, indent=1)
-            (folder / "state.json").write_text(content, encoding="utf-8")
+            self._write_state(folder, state)
 
         problem = self._write(f"step-{state.step:06d}", write)
         if not problem:
             keep = {f"step-{state.step:06d}", f"best-{state.best_step:06d}"}
             self._remove_but(keep)
+        return problem
+
+    def _write_state(self, folder: Path, state: RunState) -> None:
+        content = json.dumps({"state": asdict(state), "identity": self.identity}, indent=1)
+        (folder / "state.json").write_text(content, encoding="utf-8")
+
+    def sharded(self) -> Path | None:
+        """Return the last whole checkpoint of the Trainer's own, beside which its place stands."""
+        whole = [
+            path
+            for path in self.folder.glob("checkpoint-*")
+            if (path / "trainer_state.json").is_file() and self._place(_step_of(path)).is_dir()
+        ]  # the Trainer writes that file last
+        return max(whole, key=_step_of, default=None)
+
+    def _place(self, step: int) -> Path:
+        return self.folder / f"place-{step:06d}"
+
+    def save_place(self, state: RunState) -> str:
+        """Write how far the run is, before the Trainer writes a checkpoint of the same step.
+
+        Returns:
+            Why it could not be written; empty if it was.
+        """
+        last, made = self.sharded(), self._place(state.step)
+        problem = self._write(made.name, lambda folder: self._write_state(folder, state))
+        keep = {made.name, self._place(_step_of(last)).name if last else ""}
+        for path in () if problem else self.folder.glob("place-*"):
+            if path.name not in keep:
+                shutil.rmtree(path, ignore_errors=True)
         return problem
 
     def save_best(self, step: int, write: Callable[[Path], None]) -> str:
@@ -173,7 +204,9 @@ class Checkpoints:
         Raises:
             RecipeError: As `load`.
         """
-        latest = self.latest()
+        latest, sharded = self.latest(), self.sharded()
+        if sharded is not None:
+            latest = self._place(_step_of(sharded))
         if latest is None:
             return RunState()
         try:
@@ -210,6 +243,11 @@ class Checkpoints:
                 path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.folder.rmdir()
+
+
+def _step_of(checkpoint: Path) -> int:
+    """The step of a checkpoint of the Trainer's, `checkpoint-40`."""
+    return int(checkpoint.name.removeprefix("checkpoint-"))
 
 
 def sync(folder: Path) -> None:

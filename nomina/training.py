@@ -42,6 +42,7 @@ from nomina.models import CONFIG_NAME, LanguageModel
 from nomina.objective import Objective, can_pack, compile_layers, fold_attention, plain_layers
 from nomina.optimizer import MasterAdamW, rate_factor
 from nomina.recipes import Recipe, default_steps
+from nomina.sharding import deepspeed_config
 from nomina.trainable import Trainable, load_trainable
 
 __all__ = [
@@ -189,6 +190,8 @@ def _trainer_options(values: Mapping[str, Any]) -> dict[str, Any]:
             )
         if key.startswith("optim") and not (values.get("deepspeed") or values.get("fsdp")):
             raise RecipeError(f"trainer: {key!r} has no effect: the optimiser is nomina's own")
+    if values.get("deepspeed"):
+        return {**values, "deepspeed": deepspeed_config(values["deepspeed"])}
     return dict(values)
 
 
@@ -307,12 +310,8 @@ class _Run:
         return 0 < patience <= self.state.num_worse
 
     def _sharded_checkpoint(self) -> str | None:
-        if not self.is_sharded:
-            return None
-        from transformers.trainer_utils import get_last_checkpoint
-
-        folder = self.checkpoints.folder
-        return get_last_checkpoint(str(folder)) if folder.is_dir() else None
+        last = self.checkpoints.sharded() if self.is_sharded else None
+        return str(last) if last else None
 
     def batches(self) -> Batches:
         """Return the questions that are still to be asked."""
@@ -406,6 +405,12 @@ class _Run:
             problem = self.checkpoints.save(self.state, self.trainable.weights, optimizer)
             if problem:
                 self.tell(problem)
+
+    def save_place(self) -> None:
+        """Write how far the run is, beside the checkpoint that the Trainer writes next."""
+        self.state.seconds = self.seconds()
+        if self.rank == 0 and (problem := self.checkpoints.save_place(self.state)):
+            self.tell(problem)
 
     def _finish(self, trainer: Trainer | None) -> None:
         """Put the best model, or the last if there is no dev set, where the recipe says."""
@@ -566,7 +571,9 @@ class _Trainer(Trainer):  # type: ignore[misc, unused-ignore]
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
         """Return the learning rate's course, from where the run is."""
-        first, warmup = self.run.state.step, self.run.recipe.warmup_steps
+        # The Trainer's own checkpoints hold the scheduler's place, ours do not.
+        first = 0 if self.run.is_sharded else self.run.state.step
+        warmup = self.run.recipe.warmup_steps
         scheduler = LambdaLR(
             optimizer or self.optimizer,
             lambda step: rate_factor(first + step, num_training_steps, warmup),
@@ -635,9 +642,11 @@ class _Steps(TrainerCallback):  # type: ignore[misc, unused-ignore]
                 control.should_training_stop = True
         if run.report is not None and run.rank == 0:
             run.report(run.progress(loss))
-        if not run.is_sharded and not is_last:
-            if is_due or now.step % recipe.save_every == 0:
-                run.save(_inner(rest["optimizer"]))
+        is_time = now.step % recipe.save_every == 0
+        if run.is_sharded and (is_time or is_last or control.should_training_stop):
+            run.save_place()
+        elif not run.is_sharded and not is_last and (is_due or is_time):
+            run.save(_inner(rest["optimizer"]))
 
 
 def _inner(optimizer: Any) -> MasterAdamW:

@@ -143,13 +143,13 @@ def test_resuming_replays_dropout_too(folder):
     assert load_model(have, torch.float32).is_encoder_decoder
 
 
-def run_two(code, *arguments):
-    """Run code in two processes of one group; a process that hangs is ended, and the test fails."""
+def start_two(code, *arguments):
+    """Start code in two processes of one group."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    both = [
+    return [
         subprocess.Popen(
             [sys.executable, "-c", code, *map(str, arguments)],
             env={**os.environ, **shared, "RANK": rank, "LOCAL_RANK": rank},
@@ -158,6 +158,11 @@ def run_two(code, *arguments):
         )
         for rank in "01"
     ]
+
+
+def run_two(code, *arguments):
+    """Run code in two processes of one group; a process that hangs is ended, and the test fails."""
+    both = start_two(code, *arguments)
     try:
         for process in both:
             errors = process.communicate(timeout=300)[1]
