@@ -15,6 +15,7 @@ import typer
 
 import nomina
 from nomina.commands import aligning, convert, extract, models, scoring, serving, train
+from nomina.commands.endings import close_output
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -57,7 +58,7 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except OSError as error:  # a full disk
-        extract.close_output()
+        close_output()
         sys.exit(f"error: {error.filename or 'output'}: {error.strerror or error}")
 
 

@@ -74,8 +74,11 @@ def write_labels(labels: LabelSet, path: Path | str) -> None:
     """Write a label set as JSON, which `read_labels` reads back.
 
     Raises:
-        DataError: If the file cannot be written.
+        DataError: If the file cannot be written, or a colour could not be read back.
     """
+    for label in labels:
+        if label.color and not _COLOR.fullmatch(label.color):
+            raise DataError(_bad_color(str(path), label.name, label.color))
     with write_whole(Path(path)) as file:
         json.dump(label_table(labels), file, ensure_ascii=False, indent=1)
         file.write("\n")
@@ -174,9 +177,11 @@ def _check(path: Path, text: str, name: Any, value: Any) -> None:
         elif not isinstance(part, str):
             raise DataError(f"{place}: `{key}` of label {name!r} must be a string, was: {part!r}")
         elif key == "color" and part and not _COLOR.fullmatch(part):
-            raise DataError(
-                f"{place}: `color` of label {name!r} must be a name or #rrggbb, was: {part!r}"
-            )
+            raise DataError(_bad_color(place, name, part))
+
+
+def _bad_color(place: str, name: str, color: str) -> str:
+    return f"{place}: `color` of label {name!r} must be a name or #rrggbb, was: {color!r}"
 
 
 def _place(path: Path, text: str, key: str, label: str = "") -> str:

@@ -1,6 +1,10 @@
 """`nomina align`: completions of a file, and what happened to each."""
 
 import json
+import os
+import shlex
+import subprocess
+import sys
 
 import pytest
 import typer
@@ -72,3 +76,24 @@ def test_align_names_bad_lines(tmp_path, line, message):
     assert result.exit_code == 1
     assert message in result.stderr
     assert "c.jsonl:1" in result.stderr
+
+
+def test_a_stopped_align_leaves_the_old_file(completions, tmp_path):
+    out = tmp_path / "out.jsonl"
+    assert runner.invoke(app, ["align", str(completions), "--output", str(out)]).exit_code == 0
+    before = out.read_text()
+    with completions.open("a") as file:
+        file.write("{\n")
+    assert runner.invoke(app, ["align", str(completions), "--output", str(out)]).exit_code == 1
+    assert out.read_text() == before
+    assert {x.name for x in tmp_path.iterdir()} == {"c.jsonl", "out.jsonl"}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a shell")
+def test_a_reader_that_goes_is_no_error(completions):
+    completions.write_text(completions.read_text() * 2000)
+    code = "from nomina.cli import main; main()"
+    words = [sys.executable, "-c", code, "align", str(completions)]
+    command = " ".join(map(shlex.quote, words)) + " | head -1; exit ${PIPESTATUS[0]}"
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")

@@ -165,3 +165,10 @@ def test_yaml_merges_give_way_to_what_stands_there(tmp_path):
 def test_endless_values_are_an_error_of_the_file(tmp_path, name, content):
     with pytest.raises(DataError, match=name):
         read_labels(write(tmp_path, name, content))
+
+
+def test_a_colour_that_cannot_be_read_back_is_not_written(tmp_path):
+    path = tmp_path / "a.json"
+    with pytest.raises(DataError, match=r"a\.json: `color` of label 'year' must be .*rgb"):
+        write_labels(LabelSet.of([Label("year", color="rgb(1, 2, 3)")]), path)
+    assert not path.exists()

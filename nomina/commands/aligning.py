@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 import typer
 
 from nomina.alignment import AlignmentSummary, Unknown, align
-from nomina.errors import DataError, NominaError
+from nomina.commands.endings import user_errors
+from nomina.corpora.files import write_whole
+from nomina.errors import DataError
 from nomina.predictions import read_json_lines
 
 UNKNOWN = ("report", "nearest", "keep", "error")
@@ -81,7 +84,7 @@ def align_command(
     Exit codes: 0 done; 1 a file cannot be read or written; 2 wrong usage.
     """
     summary = AlignmentSummary()
-    try:
+    with user_errors():
         if matching not in ("best", "published"):
             raise DataError(f"--alignment must be best or published, was: {matching!r}")
         rows = align_file(
@@ -91,17 +94,10 @@ def align_command(
             matching=cast("Literal['best', 'published']", matching),
             unknown=cast("Unknown", unknown),
         )
-        if output is None:
+        with nullcontext(sys.stdout) if output is None else write_whole(output) as file:
             for row in rows:
-                sys.stdout.write(json.dumps(row, ensure_ascii=False) + "\n")
-        else:
-            with output.open("w", encoding="utf-8") as file:
-                for row in rows:
-                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    except (NominaError, OSError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from error
-    typer.echo(summary.table(), err=True)
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        typer.echo(summary.table(), err=True)
 
 
 def register(app: typer.Typer) -> None:

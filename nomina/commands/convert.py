@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from nomina.commands.endings import user_errors
 from nomina.corpora import (
     DEFAULT_OPTIONS,
     FORMATS,
@@ -24,7 +25,7 @@ from nomina.corpora import (
 )
 from nomina.corpora.files import write_whole
 from nomina.entities import SCHEMES, Example
-from nomina.errors import DataError, NominaError
+from nomina.errors import DataError
 
 
 @dataclass
@@ -194,14 +195,11 @@ def register(app: typer.Typer) -> None:
         Exit codes: 0 converted; 1 a file is malformed or cannot be written; 2 wrong usage.
         """
         options = FileOptions(text_column, column, scheme)
-        try:
+        with user_errors():
             result = convert(
                 source, target, to, from_format, skip_errors=skip_errors, options=options
             )
-        except NominaError as error:
-            typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(1) from error
-        if as_json:
-            typer.echo(json.dumps(result.to_dict(), ensure_ascii=False))
-        else:
-            _print(result, target)
+            if as_json:
+                typer.echo(json.dumps(result.to_dict(), ensure_ascii=False))
+            else:
+                _print(result, target)

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nomina.commands.endings import user_errors
 from nomina.corpora import Report
 from nomina.documents import Document, documents_to_html, visible
 from nomina.entities import LabelSet
-from nomina.errors import LabelError, NominaError, TextError
+from nomina.errors import LabelError, TextError
 from nomina.labels import read_labels
 from nomina.sources import Source, file_key, read_files
 
@@ -66,25 +67,6 @@ DEMO: tuple[tuple[str, str, dict[str, str]], ...] = (
         {"disease": "", "gene": "", "mutation": "", "drug": "", "symptom": "", "animal": ""},
     ),
 )
-
-
-@contextmanager
-def user_errors() -> Iterator[None]:
-    """Turn errors that nomina raises on purpose into one line and exit code 1."""
-    try:
-        yield
-    except NominaError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from error
-    except BrokenPipeError as error:  # whoever read our output has gone, as `head` does
-        close_output()
-        raise typer.Exit(0) from error
-
-
-def close_output() -> None:
-    """Drop what is buffered, so that Python does not try to write it again at the end."""
-    with suppress(OSError, ValueError):  # what tests put in its place has no number
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class SideFile(Report):

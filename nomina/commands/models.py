@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from nomina.base import BASE_NAME, base_folder, is_prepared, prepare_base
-from nomina.commands.extract import user_errors
+from nomina.commands.endings import user_errors
 
 
 def installed() -> list[dict[str, Any]]:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from nomina import reports
+from nomina.commands.endings import user_errors
 from nomina.commands.extract import BeamsOption, DecodingOption
-from nomina.errors import DataError, NominaError
+from nomina.errors import DataError
 from nomina.evaluation import METRICS, NUM_RESAMPLES
 from nomina.protocols import PROTOCOLS
 from nomina.scoring import (
@@ -91,15 +92,6 @@ def _print(result: Result, *, as_json: bool, has_errors: bool) -> None:
             f"{100 * best['f1']:.1f} at threshold {best['threshold']:.3f}",
             highlight=False,
         )
-
-
-@contextmanager
-def _user_errors() -> Iterator[None]:
-    try:
-        yield
-    except NominaError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from error
 
 
 def _names(values: Sequence[str] | None, default: tuple[str, ...]) -> tuple[str, ...]:
@@ -193,7 +185,7 @@ def evaluate_command(
     A killed evaluation goes on where it stopped when it is started again with the same settings.
     Exit codes: 0 done; 1 a corpus, model or folder cannot be used; 2 wrong usage.
     """
-    with _user_errors():
+    with user_errors():
         plan = EvaluationPlan(
             model,
             (*(data or ()), *(more or ())),
@@ -249,7 +241,7 @@ def score_command(
 
     Exit codes: 0 done; 1 a file cannot be read or does not match its gold; 2 wrong usage.
     """
-    with _user_errors():
+    with user_errors():
         result = score_files(
             predictions,
             _names(metric, ("strict", "gner")),
@@ -284,7 +276,7 @@ def compare_command(
 
     Exit codes: 0 done; 1 the files cannot be read or hold other sentences; 2 wrong usage.
     """
-    with _user_errors():
+    with user_errors():
         ways = [_matching(part.strip()) for part in alignment.split(",")]
         if len(ways) > 2:
             raise DataError(f"--alignment must be one or two ways, was: {alignment!r}")

@@ -11,7 +11,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from nomina.errors import NominaError
+from nomina.commands.endings import user_errors
 from nomina.server_config import Limits, ServerConfig, read_tokens
 
 
@@ -42,7 +42,7 @@ def serve_command(
 
     Exit codes: 0 stopped; 1 an option, model or address cannot be used; 2 wrong usage.
     """
-    try:
+    with user_errors():
         config = ServerConfig(
             host,
             port,
@@ -58,9 +58,6 @@ def serve_command(
 
         logger.info("loading the model")
         server.serve(load_aside(lambda: nomina.load(model)), config)
-    except NominaError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from error
 
 
 T = TypeVar("T")

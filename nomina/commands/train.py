@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nomina.commands.extract import user_errors
+from nomina.commands.endings import user_errors
 
 if TYPE_CHECKING:
     from nomina.recipes import Recipe

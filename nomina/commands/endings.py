@@ -1,0 +1,31 @@
+"""How commands end: what goes wrong as one line, with the exit codes of `nomina.cli`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import typer
+
+from nomina.errors import NominaError
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Turn errors that nomina raises on purpose into one line and exit code 1."""
+    try:
+        yield
+    except NominaError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from error
+    except BrokenPipeError as error:  # whoever read our output has gone, as `head` does
+        close_output()
+        raise typer.Exit(0) from error
+
+
+def close_output() -> None:
+    """Drop what is buffered, so that Python does not try to write it again at the end."""
+    with suppress(OSError, ValueError):  # what tests put in its place has no number
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
