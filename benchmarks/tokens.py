@@ -42,7 +42,8 @@ def main():
             axes.plot(ends, [slope * math.log10(x) + start for x in ends], ":k")
             print(f"{slope:.1f} F1 for ten times the tokens, data and tokens together")
     for row in rows:
-        axes.annotate(row["adapter"], (float(row["tokens"]) / 1e6, float(row["100 sentences"])),
+        height = float(row["100 sentences"] or row["full dev"])
+        axes.annotate(row["adapter"], (float(row["tokens"]) / 1e6, height),
                       xytext=(4, -12), textcoords="offset points", fontsize=8)  # fmt: skip
     axes.set_xscale("log")
     axes.set_xticks([2, 5, 10, 20, 50], ["2", "5", "10", "20", "50"], minor=False)
