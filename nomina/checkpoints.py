@@ -121,8 +121,10 @@ class Checkpoints:
         whole = [
             path
             for path in self.folder.glob("checkpoint-*")
-            if (path / "trainer_state.json").is_file() and self._place(_step_of(path)).is_dir()
-        ]  # the Trainer writes that file last
+            if path.name.removeprefix("checkpoint-").isdecimal()
+            and (path / "trainer_state.json").is_file()  # the Trainer writes that last
+            and self._place(_step_of(path)).is_dir()
+        ]
         return max(whole, key=_step_of, default=None)
 
     def _place(self, step: int) -> Path:
