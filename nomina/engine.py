@@ -31,7 +31,15 @@ import torch
 from transformers import AttentionInterface, DynamicCache
 
 from nomina.decoders import CachedDecoder
-from nomina.families import Visits, attend, check_length, no_mask, start_id, window_of
+from nomina.families import (
+    Visits,
+    attend,
+    check_length,
+    favours_products,
+    no_mask,
+    start_id,
+    window_of,
+)
 from nomina.formats import Guess, State
 from nomina.grounding import Fork, Grounding
 from nomina.models import LanguageModel
@@ -314,7 +322,8 @@ class KeyStore:
     """Keys and values of all rows under way, by layer: row `slot`, position `p` is at [slot, p].
 
     A position is overwritten when it is read again, and no query sees positions behind its own, so
-    nothing has to be cropped.
+    nothing has to be cropped. Both have shape (slots, length, heads, width), however keys lie in
+    memory.
     """
 
     def __init__(self, num_slots: int) -> None:
@@ -329,26 +338,35 @@ class KeyStore:
             return
         length = -(-length // 64) * 64
         # All or nothing: memory may run out between two layers, and the store must stay as it was.
-        grown = [
-            {layer: self._grow(old, length) for layer, old in store.items()}
-            for store in (self._keys, self._values)
-        ]
-        self._keys, self._values = grown
+        keys = {layer: self._grow(self._key_room, old, length) for layer, old in self._keys.items()}
+        values = {layer: self._grow(self._room, old, length) for layer, old in self._values.items()}
+        self._keys, self._values = keys, values
         self.length = length
 
-    def _grow(self, old: torch.Tensor, length: int) -> torch.Tensor:
-        new = old.new_zeros(self.num_slots, length, *old.shape[2:])
+    def _grow(
+        self, room: Callable[[torch.Tensor, int], torch.Tensor], old: torch.Tensor, length: int
+    ) -> torch.Tensor:
+        new = room(old, length)
         new[:, : self.length] = old
         return new
+
+    def _room(self, like: torch.Tensor, length: int) -> torch.Tensor:
+        return like.new_zeros(self.num_slots, length, *like.shape[-2:])
+
+    def _key_room(self, like: torch.Tensor, length: int) -> torch.Tensor:
+        if not favours_products(like):
+            return self._room(like, length)
+        # A step in memory is a step in position: products take keys as they lie.
+        room = like.new_zeros(self.num_slots, *like.shape[-2:], length)
+        return room.permute(0, 3, 1, 2)
 
     def write(
         self, layer: int, keys: torch.Tensor, values: torch.Tensor, pack: Pack
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Store what was computed for packed tokens, shape (tokens, heads, width); return all."""
         if layer not in self._keys:
-            room = self.num_slots, self.length
-            self._keys[layer] = keys.new_zeros(*room, *keys.shape[1:])
-            self._values[layer] = values.new_zeros(*room, *values.shape[1:])
+            self._keys[layer] = self._key_room(keys, self.length)
+            self._values[layer] = self._room(values, self.length)
         self._keys[layer][pack.slots, pack.positions] = keys
         self._values[layer][pack.slots, pack.positions] = values
         return self._keys[layer], self._values[layer]

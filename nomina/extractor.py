@@ -40,7 +40,7 @@ from nomina.formats import Sentence, get_format
 from nomina.freeform import read_completion
 from nomina.generation import Completion, Generator
 from nomina.grounding import Grounding
-from nomina.kernels import pack_linears
+from nomina.kernels import join_gates, pack_linears
 from nomina.models import LanguageModel, load_model
 
 Decoding = Literal["grounded", "free"]
@@ -531,6 +531,7 @@ def load(
         model.format = get_format(format)
         model.config = dataclasses.replace(model.config, format=format)
     pack_linears(model.module)
+    join_gates(model.module)
     folder = model.folder
     # The calibration was fitted on the scores of grounded decoding.
     calibration = Calibration.load(folder) if folder and decoding == "grounded" else None

@@ -1,11 +1,14 @@
 """The same layers with less overhead, for models that only read.
 
 On CPUs oneDNN lays a weight out anew in every product; for readings of a few tokens that takes as
-long as the product itself. `pack_linears` does it once. Knows torch alone, no language models.
+long as the product itself. `pack_linears` does it once. What is done to a product before it is
+rounded and written costs next to nothing; `join_gates` has it do a gated layer's other two steps.
+Knows torch alone, no language models.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,9 +23,17 @@ class _Packed:
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, None)
         self._bias = None if linear.bias is None else linear.bias.detach()
 
-    def __call__(self, input: torch.Tensor) -> torch.Tensor:
+    def __call__(self, input: torch.Tensor, step: str = "none", kind: str = "") -> torch.Tensor:
+        """Return the product, after a step that oneDNN knows."""
         out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
-            input, self._weight, self._bias, "none", [], ""
+            input, self._weight, self._bias, step, [], kind
+        )
+        return out
+
+    def times(self, input: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        """Return the product times a tensor of its shape."""
+        out: torch.Tensor = torch.ops.mkldnn._linear_pointwise.binary(
+            input, other, self._weight, self._bias, "mul"
         )
         return out
 
@@ -58,3 +69,61 @@ def pack_linears(module: nn.Module) -> int:
         layer.forward = packed  # type: ignore[method-assign, assignment]
         count += 1
     return count
+
+
+# What oneDNN calls the activations of gated layers.
+_STEPS = (("gelu", "tanh"), ("gelu", "none"), ("swish", ""))
+
+
+class _Gated:
+    """`down(act(gate(x)) * up(x))` of packed layers, in three products and nothing else."""
+
+    def __init__(self, gate: _Packed, up: _Packed, down: _Packed, step: str, kind: str) -> None:
+        self._gate, self._up, self._down = gate, up, down
+        self._step = step, kind
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return self._down(self._up.times(x, self._gate(x, *self._step)))
+
+
+def join_gates(module: nn.Module) -> int:
+    """Let packed products do the activation and the multiplication of gated layers.
+
+    Gated layers (Shazeer 2020) are told by the names of their parts, as nearly all families spell
+    them, and by what they compute: one that is not `down(act(gate(x)) * up(x))`, tried on some
+    random numbers, is left as it is. The result is a little more exact, as less is rounded.
+
+    Args:
+        module: Changed in place, after `pack_linears`.
+
+    Returns:
+        How many layers were joined.
+    """
+    count = 0
+    for layer in module.modules():
+        parts = [getattr(layer, f"{name}_proj", None) for name in ("gate", "up", "down")]
+        packed = [getattr(part, "forward", None) for part in parts]
+        if not all(isinstance(part, _Packed) for part in packed):
+            continue
+        joined = [_Gated(*packed, *step) for step in _STEPS]  # type: ignore[call-arg, arg-type]
+        gate: Any = parts[0]
+        with torch.inference_mode():
+            errors = _errors(layer, joined, gate.in_features)
+        for one, error in zip(joined, errors, strict=True):
+            if error < _ROUNDING:  # the two kinds of gelu are the same in bfloat16
+                layer.forward = one  # type: ignore[method-assign, assignment]
+                count += 1
+                break
+    return count
+
+
+_ROUNDING = 0.01  # relative, of a few products in bfloat16; half of it is usual
+
+
+def _errors(layer: nn.Module, others: Sequence[_Gated], width: int) -> list[float]:
+    """Return how far off others are, by row, relative to the layer, on small and large numbers."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = torch.logspace(-2, 1, 8).unsqueeze(1)
+    x = (torch.randn(8, width, generator=generator) * sizes).to(torch.bfloat16)
+    want = layer(x).float()
+    return [float(((y(x) - want).norm(dim=1) / want.norm(dim=1)).max()) for y in others]

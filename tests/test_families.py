@@ -12,6 +12,7 @@ import torch
 import transformers as hf
 from conftest import TEXT
 
+from nomina import families
 from nomina.beams import BeamEngine
 from nomina.engine import Engine, EngineConfig, Request
 from nomina.entities import LabelSet, split_words
@@ -234,3 +235,20 @@ def test_a_reading_that_ran_out_of_memory_is_not_the_last(build_model, monkeypat
         tagger("george clooney", many)
     monkeypatch.undo()
     assert tagger("george clooney", many) == want
+
+
+@pytest.mark.parametrize("is_bool", [False, True])
+def test_products_are_attention(monkeypatch, is_bool):
+    generator = torch.Generator().manual_seed(0)
+    query, keys, values = (
+        torch.randn(3, 2, size, 16, generator=generator).to(torch.bfloat16) for size in (8, 70, 70)
+    )
+    seen = torch.rand(3, 1, 8, 70, generator=generator) < 0.6
+    mask = seen if is_bool else torch.zeros(seen.shape).masked_fill(~seen, float("-inf"))
+    mask = mask if is_bool else mask.to(torch.bfloat16)
+    module = torch.nn.Identity()
+    by_products = families.attend(module, query, keys, values, mask, 0.3, {})
+    monkeypatch.setattr(families, "_MOST_SCORES", 0)  # so many are left to torch's operator
+    by_operator = families.attend(module, query, keys, values, mask, 0.3, {})
+    assert not torch.equal(by_products, by_operator)
+    torch.testing.assert_close(by_products, by_operator, rtol=0.02, atol=0.02)

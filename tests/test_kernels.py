@@ -7,7 +7,7 @@ import torch
 from conftest import build_module
 from torch import nn
 
-from nomina.kernels import pack_linears
+from nomina.kernels import join_gates, pack_linears
 
 pytestmark = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="torch was built without oneDNN"
@@ -38,6 +38,43 @@ def test_models_read_as_before(family):
         ids["decoder_input_ids"] = ids["input_ids"]
     with torch.inference_mode():
         torch.testing.assert_close(have(**ids).logits, want(**ids).logits, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("family", ["gemma3", "llama"])  # gelu by tanh, silu
+def test_joined_gates_are_the_layer(family):
+    want = build_module(family, 300).to(torch.bfloat16)
+    have = copy.deepcopy(want)
+    assert join_gates(have) == 0  # nothing is packed yet
+    pack_linears(have)
+    assert join_gates(have) == have.config.num_hidden_layers
+    for one, other in zip(have.model.layers, want.model.layers, strict=True):
+        assert "forward" in vars(one.mlp)
+        x = torch.randn(2, 9, have.config.hidden_size, dtype=torch.bfloat16)
+        with torch.inference_mode():
+            rounded, joined = other.mlp(x).float(), one.mlp(x).float()
+            exact = other.mlp.float()(x.float())
+        assert (joined - exact).norm() < 0.01 * exact.norm()
+        assert (joined - exact).norm() < 1.01 * (rounded - exact).norm()
+
+
+@pytest.mark.parametrize("act", [nn.ReLU(), nn.SiLU()])
+def test_gates_that_compute_something_else_are_left_alone(act):
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gate_proj = nn.Linear(16, 24, dtype=torch.bfloat16)
+            self.up_proj = nn.Linear(16, 24, dtype=torch.bfloat16)
+            self.down_proj = nn.Linear(24, 16, dtype=torch.bfloat16)
+            self.act_fn = act
+
+        def forward(self, x):
+            up = self.up_proj(x) if isinstance(act, nn.ReLU) else self.up_proj(x) + 1
+            return self.down_proj(self.act_fn(self.gate_proj(x)) * up)
+
+    model = nn.Sequential(Odd())
+    assert pack_linears(model) == 3
+    assert join_gates(model) == 0
+    assert "forward" not in vars(model[0])
 
 
 def test_float32_is_left_alone():
