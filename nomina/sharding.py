@@ -1,15 +1,17 @@
-"""DeepSpeed's settings: what a file leaves open that training needs, and what it may not say.
+"""Optimiser, gradients and weights shared out among processes, by DeepSpeed or FSDP.
 
-ZeRO (Rajbhandari et al. 2020) shares optimiser (stage 1), gradients (2) and weights (3) out among
-processes. The recipe already says how large a batch is, how fast to learn and in which type; the
-file need only say what is shared out: `{"zero_optimization": {"stage": 2}}`. Knows nothing of
-models or of how training goes.
+ZeRO (Rajbhandari et al. 2020) shares optimiser (stage 1), gradients (2) and weights (3); torch's
+FSDP (Zhao et al. 2023) is stage 3. The recipe already says how large a batch is, how fast to learn
+and in which type; settings need only say what is shared out. Here they are checked and filled, CPUs
+are made to share at all, and weights are held whole for as long as a model is evaluated. Knows
+nothing of language models or of how training goes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,3 +66,73 @@ def deepspeed_config(given: str | Mapping[str, Any]) -> dict[str, Any]:
             )
         made["zero_optimization"] = {**zero, _GATHER: True}
     return made
+
+
+def check_fsdp(given: Any) -> None:
+    """Check the settings of FSDP, a table or a JSON file.
+
+    Raises:
+        RecipeError: If they cannot be read, or ask for FSDP's first version.
+    """
+    if isinstance(given, str):
+        try:
+            given = json.loads(Path(given).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RecipeError(f"trainer: fsdp_config cannot be read: {error}") from error
+    if not isinstance(given, Mapping | None):
+        raise RecipeError(f"trainer: fsdp_config must be a table or a file, was: {given!r}")
+    version = (given or {}).get("version", (given or {}).get("fsdp_version", 2))
+    if str(version) != "2":
+        raise RecipeError(
+            f"trainer: fsdp_config: version must be 2, was: {version!r}. Of weights that version 1 "
+            "shares out no dev set can be read"
+        )
+
+
+def shard_on_cpus(accelerator: Any, given: Mapping[str, Any]) -> bool:
+    """Let accelerate shard by FSDP among processes on CPUs; by itself it does so on accelerators.
+
+    Returns:
+        Whether it does; not for a single process.
+    """
+    from accelerate import PartialState
+    from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+
+    state = accelerator.state
+    if state.distributed_type != DistributedType.MULTI_CPU:
+        return False
+    # As AcceleratorState does it: it takes the kind from there whenever it is made anew.
+    PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+    state.distributed_type = DistributedType.FSDP
+    state.fsdp_plugin = FullyShardedDataParallelPlugin(**given)
+    return True
+
+
+@contextlib.contextmanager
+def whole_weights(wrapped: Any) -> Iterator[None]:
+    """Hold every weight whole in every process, where they are shared out.
+
+    Processes may then run the model as often as they like, each for itself. Otherwise each reading
+    waits for all processes to have one.
+
+    Args:
+        wrapped: What the Trainer made of the model; None before it did.
+    """
+    if getattr(wrapped, "zero_optimization_stage", int)() == 3:
+        from deepspeed.runtime.zero.stage3 import unwrap_model_for_generation
+
+        with unwrap_model_for_generation(wrapped):
+            yield
+        return
+    from torch.distributed.fsdp import FSDPModule
+
+    units = [x for x in wrapped.modules() if isinstance(x, FSDPModule)] if wrapped else []
+    for unit in units:
+        unit.unshard()
+        unit.set_reshard_after_forward(False, recurse=False)
+    try:
+        yield
+    finally:
+        for unit in units:
+            unit.set_reshard_after_forward(True, recurse=False)
+            unit.reshard()

@@ -42,7 +42,7 @@ from nomina.models import CONFIG_NAME, LanguageModel
 from nomina.objective import Objective, can_pack, compile_layers, fold_attention, plain_layers
 from nomina.optimizer import MasterAdamW, rate_factor
 from nomina.recipes import Recipe, default_steps
-from nomina.sharding import deepspeed_config
+from nomina.sharding import check_fsdp, deepspeed_config, shard_on_cpus, whole_weights
 from nomina.trainable import Trainable, load_trainable
 
 __all__ = [
@@ -192,6 +192,8 @@ def _trainer_options(values: Mapping[str, Any]) -> dict[str, Any]:
             raise RecipeError(f"trainer: {key!r} has no effect: the optimiser is nomina's own")
     if values.get("deepspeed"):
         return {**values, "deepspeed": deepspeed_config(values["deepspeed"])}
+    if values.get("fsdp"):
+        check_fsdp(values.get("fsdp_config"))
     return dict(values)
 
 
@@ -246,6 +248,7 @@ class _Run:
         identity["order"] = ORDER
         for key in ("output", "compile", "save_every"):
             del identity[key]
+        self.wrapped: Any = None  # what the Trainer made of the model
         self.checkpoints = Checkpoints(self.output.with_name(self.output.name + ".run"), identity)
         self.state = self.checkpoints.read_state()
         self.evaluate_every = recipe.evaluate_every or max(recipe.steps // 5, 1)
@@ -296,7 +299,8 @@ class _Run:
             fold_attention(module)
             try:
                 trainer = _Trainer(self)
-            except (RuntimeError, ImportError) as error:  # `report_to` of what is not installed
+            # `report_to` of what is not installed, `fsdp` in a single process
+            except (RuntimeError, ImportError, ValueError) as error:
                 raise RecipeError(f"trainer: {error}") from error
             if recipe.compile and (problem := compile_layers(module)):
                 self.tell(problem)
@@ -362,7 +366,7 @@ class _Run:
         model = self.trainable.model
         model.module.eval()
         f1s, found = [], _Found()
-        with plain_layers(model.module):
+        with plain_layers(model.module), whole_weights(self.wrapped):
             for dev in self.material.dev:
                 parts = [_find(Tagger(model), dev, self.rank, self.size)]
                 if self.size > 1:
@@ -541,6 +545,8 @@ def _find(tagger: Tagger, dev: DevSet, rank: int, size: int) -> _Found:
 class _Trainer(Trainer):  # type: ignore[misc, unused-ignore]
     """The Trainer with our batches, optimiser and learning rate."""
 
+    is_fsdp_enabled: bool
+
     def __init__(self, run: _Run) -> None:
         self.run = run
         self.steps = _Steps(run)
@@ -552,6 +558,12 @@ class _Trainer(Trainer):  # type: ignore[misc, unused-ignore]
             )
         self.steps.wrapped = lambda: self.model_wrapped
         self.remove_callback(PrinterCallback)  # what it prints, `report` is told
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Make the accelerator shard on CPUs, too, where it would only average gradients."""
+        super().create_accelerator_and_postprocess()
+        if self.args.fsdp and not self.is_fsdp_enabled:
+            self.is_fsdp_enabled = shard_on_cpus(self.accelerator, self.args.fsdp_plugin_args)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return our batches as they are: each process already has its own."""
@@ -614,7 +626,8 @@ class _Steps(TrainerCallback):  # type: ignore[misc, unused-ignore]
         if not self.run.is_sharded:
             state.global_step = self.run.state.step
         if self.wrapped is not None:
-            average_in_float32(self.wrapped())
+            self.run.wrapped = self.wrapped()
+            average_in_float32(self.run.wrapped)
         self.run.start_clock()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:

@@ -1,7 +1,8 @@
-"""DeepSpeed shares weights and optimiser out, and the same model comes out."""
+"""DeepSpeed and FSDP share weights and optimiser out, and the same model comes out."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 import sysconfig
@@ -15,7 +16,7 @@ from test_training import SCRIPT, WEIGHTS, folder, run_two, start_two, values, w
 from nomina.errors import RecipeError
 from nomina.models import load_model
 from nomina.recipes import Recipe
-from nomina.sharding import deepspeed_config
+from nomina.sharding import check_fsdp, deepspeed_config
 from nomina.training import train
 
 __all__ = ["folder"]  # a fixture
@@ -49,18 +50,48 @@ def test_what_it_may_not_say(given, match):
         deepspeed_config(given)
 
 
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        ("no-such-file.json", "fsdp_config cannot be read"),
+        (["version"], "must be a table"),
+        ({"version": 1}, "version must be 2, was: 1"),
+    ],
+)
+def test_what_fsdp_may_not_be_told(given, match):
+    with pytest.raises(RecipeError, match=match):
+        check_fsdp(given)
+    check_fsdp(None)
+    check_fsdp({"reshard_after_forward": False})
+
+
+def test_a_single_process_shares_nothing(folder):
+    with pytest.raises(RecipeError, match="fsdp only works in distributed training"):
+        train(Recipe.of(values(folder, trainer={"fsdp": "full_shard"})))
+
+
 # ZeRO on CPUs compiles a library of its own.
 can_compile = shutil.which("g++") and (Path(sysconfig.get_path("include")) / "Python.h").is_file()
 
 
-@pytest.mark.skipif(not can_compile, reason="needs a compiler and Python's headers")
-@pytest.mark.parametrize("stage", [2, 3])
-def test_shards_are_one_process_with_twice_the_batch(folder, stage):
-    pytest.importorskip("deepspeed")
+needs_deepspeed = pytest.mark.skipif(
+    not can_compile or importlib.util.find_spec("deepspeed") is None,
+    reason="needs DeepSpeed, a compiler and Python's headers",
+)
+ZERO = "[trainer.deepspeed]\nzero_optimization = {{ stage = {} }}\n"
+SHARDED = [
+    pytest.param(ZERO.format(2), marks=needs_deepspeed, id="zero-2"),
+    pytest.param(ZERO.format(3), marks=needs_deepspeed, id="zero-3"),
+    pytest.param('[trainer]\nfsdp = "full_shard"\n', id="fsdp"),
+]
+
+
+@pytest.mark.parametrize("settings", SHARDED)
+def test_shards_are_one_process_with_twice_the_batch(folder, settings):
     base = {
         "dtype": "float32",
         "steps": 6,
-        "dev_sentences": 4,
+        "dev_sentences": 1,  # one process reads it, the other has none to read
         "evaluate_every": 6,
         "save_every": 2,
     }
@@ -70,7 +101,7 @@ def test_shards_are_one_process_with_twice_the_batch(folder, stage):
     made = values(folder, accumulate=1, **base)
     path = write_recipe(folder / "recipe.toml", made)
     with path.open("a") as file:
-        file.write(f"[trainer.deepspeed]\nzero_optimization = {{ stage = {stage} }}\n")
+        file.write(settings)
     # Killed in the fifth step, so that it goes on from the fourth.
     both = start_two(SCRIPT, path, 5, folder / "two.json")
     try:
