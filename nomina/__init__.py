@@ -22,7 +22,7 @@ from nomina.errors import (
     TextError,
 )
 from nomina.labels import read_labels
-from nomina.threads import wait_briefly
+from nomina.threads import keep_few_kernels, wait_briefly
 
 if TYPE_CHECKING:
     from nomina.client import Client
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 wait_briefly()
+keep_few_kernels()
 
 __all__ = [
     "Client",

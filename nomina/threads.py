@@ -1,10 +1,14 @@
-"""How torch's threads wait for each other, decided before torch is loaded.
+"""Settings of torch's libraries that are decided before torch is loaded: threads, kept kernels.
 
 Between two parallel loops libgomp's threads spin for up to a millisecond. If anything else runs on
 one of the cores, the thread that others wait for stands in line behind it, and they spin away whole
 time slices: a call of a tenth of a second took more than five seconds beside one busy process.
 Threads that spin a little and then sleep lose a tenth on a free machine and nothing like that on a
 busy one (`benchmarks/busy.py`). It is what libgomp itself does when it has more threads than cores.
+
+oneDNN writes code for every shape that it meets and keeps that of 1,024, twice: its own and
+torch's. Readings of sentences have ever new shapes, and what is kept grows to gigabytes. A pass of a
+model uses a few dozen of them again and again.
 
 Knows environment variables; nothing of models.
 """
@@ -27,3 +31,12 @@ def wait_briefly() -> bool:
         return False
     os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT
     return True
+
+
+NUM_KERNELS = "64"
+
+
+def keep_few_kernels() -> None:
+    """Bound what oneDNN and torch keep of code for shapes; what the user says stands."""
+    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(name, NUM_KERNELS)

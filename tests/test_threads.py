@@ -1,4 +1,4 @@
-"""How threads wait is said before torch is loaded, and only then."""
+"""What torch's libraries read from the environment is said before, and only then."""
 
 import os
 import subprocess
@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from nomina.threads import SPIN_COUNT
+from nomina.threads import NUM_KERNELS, SPIN_COUNT, keep_few_kernels
 
 
 @pytest.mark.parametrize(
@@ -30,3 +30,11 @@ def test_the_user_has_the_last_word(before, environment, want):
         check=True,
     )
     assert out.stdout.strip() == want
+
+
+def test_few_kernels_are_kept_unless_the_user_wants_more(monkeypatch):
+    names = "LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+    monkeypatch.delenv(names[0], raising=False)
+    monkeypatch.setenv(names[1], "1024")
+    keep_few_kernels()
+    assert [os.environ[name] for name in names] == [NUM_KERNELS, "1024"]
