@@ -7,8 +7,8 @@ Threads that spin a little and then sleep lose a tenth on a free machine and not
 busy one (`benchmarks/busy.py`). It is what libgomp itself does when it has more threads than cores.
 
 oneDNN writes code for every shape that it meets and keeps that of 1,024, twice: its own and
-torch's. Readings of sentences have ever new shapes, and what is kept grows to gigabytes. A pass of a
-model uses a few dozen of them again and again.
+torch's. Readings of sentences have ever new shapes, and what is kept grows to gigabytes. A pass of
+a model uses a few dozen of them again and again.
 
 Knows environment variables; nothing of models.
 """
