@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from nomina.errors import ModelError
+from nomina.kernels import has_fast_bfloat16
 
 # Other kinds (convolutions, state spaces, chunks) look across rows that are packed end to end.
 _KINDS = {"full_attention", "sliding_attention", "attention"}
@@ -199,13 +200,16 @@ def window_of(module: Any, passed: int | None) -> int | None:
 def favours_products(tensor: torch.Tensor) -> bool:
     """Return whether attention is faster as two products than as torch's fused operator.
 
-    It is for bfloat16 on CPUs, about three times for the default model on one core with
-    avx512_bf16, if keys lie so that a step in memory is a step in position.
+    It is for bfloat16 on CPUs that compute in it: about three times for the default model on one
+    core with avx512_bf16, if keys lie so that a step in memory is a step in position.
     """
-    return tensor.device.type == "cpu" and tensor.dtype == torch.bfloat16
+    return tensor.device.type == "cpu" and tensor.dtype == torch.bfloat16 and has_fast_bfloat16()
 
 
-_MOST_SCORES = 1 << 24  # held at once; more of them are left to the operator that holds none
+# More scores than these are not held at once. Products copy keys of several heads, which takes
+# longer than it saves where they are many. Both are left to the operator.
+_MOST_SCORES = 1 << 24
+_MOST_KEYS = 1 << 23
 
 
 def attend(
@@ -242,8 +246,14 @@ def attend(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     is_seen = mask.dtype == torch.bool
     if cap is None and sinks is None:
-        num_scores = query.shape[:3].numel() * keys.shape[2]
-        if not favours_products(query) or num_scores > _MOST_SCORES:
+        is_large = query.shape[:3].numel() * keys.shape[2] > _MOST_SCORES
+        if (
+            is_large
+            or (keys.shape[1] > 1 and keys.numel() > _MOST_KEYS)
+            or not favours_products(query)
+        ):
+            if keys.stride(-1) != 1:  # torch would hold all scores
+                keys = keys.contiguous()
             return torch.nn.functional.scaled_dot_product_attention(
                 query, keys, values, attn_mask=mask, scale=scale
             )

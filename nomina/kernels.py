@@ -8,11 +8,21 @@ Knows torch alone, no language models.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
+
+
+@functools.cache
+def has_fast_bfloat16() -> bool:
+    """Return whether this CPU computes in bfloat16, and torch has what makes use of it."""
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, check, bool)() for check in checks)
 
 
 class _Packed:
@@ -107,13 +117,20 @@ def join_gates(module: nn.Module) -> int:
             continue
         joined = [_Gated(*packed, *step) for step in _STEPS]  # type: ignore[call-arg, arg-type]
         gate: Any = parts[0]
-        with torch.inference_mode():
-            errors = _errors(layer, joined, gate.in_features)
-        for one, error in zip(joined, errors, strict=True):
-            if error < _ROUNDING:  # the two kinds of gelu are the same in bfloat16
-                layer.forward = one  # type: ignore[method-assign, assignment]
-                count += 1
-                break
+        try:
+            with torch.inference_mode():
+                errors = _errors(layer, joined, gate.in_features)
+        except (
+            TypeError,
+            ValueError,
+            AttributeError,
+            RuntimeError,
+        ):  # takes or returns other things
+            continue
+        error, best = min(zip(errors, range(len(joined)), strict=True))
+        if error < _ROUNDING:
+            layer.forward = joined[best]  # type: ignore[method-assign, assignment]
+            count += 1
     return count
 
 
@@ -123,7 +140,7 @@ _ROUNDING = 0.01  # relative, of a few products in bfloat16; half of it is usual
 def _errors(layer: nn.Module, others: Sequence[_Gated], width: int) -> list[float]:
     """Return how far off others are, by row, relative to the layer, on small and large numbers."""
     generator = torch.Generator().manual_seed(0)
-    sizes = torch.logspace(-2, 1, 8).unsqueeze(1)
-    x = (torch.randn(8, width, generator=generator) * sizes).to(torch.bfloat16)
+    sizes = torch.logspace(-2, 3, 12).unsqueeze(1)  # up to where some layers clamp
+    x = (torch.randn(12, width, generator=generator) * sizes).to(torch.bfloat16)
     want = layer(x).float()
     return [float(((y(x) - want).norm(dim=1) / want.norm(dim=1)).max()) for y in others]

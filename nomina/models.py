@@ -32,6 +32,7 @@ from nomina.errors import ModelError
 from nomina.families import check_family, decoder_of, head_of, start_id
 from nomina.formats import Format, Prompt, get_format
 from nomina.grounding import Lexicon
+from nomina.kernels import has_fast_bfloat16
 
 CONFIG_NAME = "nomina.json"
 DEFAULT_ADAPTER = "default"
@@ -314,11 +315,7 @@ def default_dtype(device: torch.device) -> torch.dtype:
     """Return bfloat16 where it is native, else float32."""
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    if device.type == "cpu" and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-        if any(getattr(torch.cpu, check, bool)() for check in checks):
-            return torch.bfloat16
-    return torch.float32
+    return torch.bfloat16 if device.type == "cpu" and has_fast_bfloat16() else torch.float32
 
 
 def model_folder(name: str) -> Path:

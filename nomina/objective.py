@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface
 
 from nomina.batches import PREFIX
-from nomina.families import decoder_of, head_of, text_config
+from nomina.families import decoder_of, head_of, plain_module, text_config
 from nomina.models import choice_logits
 
 _CHUNK = 128  # positions whose logits over the vocabulary are in memory at once
@@ -41,6 +41,8 @@ class Objective(torch.nn.Module):
         super().__init__()
         self.module = module
         self.kind = kind
+        # FSDP shares the weights of these classes out one by one.
+        self._no_split_modules = getattr(plain_module(module), "_no_split_modules", None)
 
     def forward(self, **batch: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return the loss, and for decisions the share with the right one on top."""

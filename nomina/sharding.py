@@ -68,11 +68,12 @@ def deepspeed_config(given: str | Mapping[str, Any]) -> dict[str, Any]:
     return made
 
 
-def check_fsdp(given: Any) -> None:
-    """Check the settings of FSDP, a table or a JSON file.
+def fsdp_config(given: Any) -> dict[str, Any]:
+    """Return the settings of FSDP, a table or a JSON file or None, with the version that is needed.
 
     Raises:
-        RecipeError: If they cannot be read, or ask for FSDP's first version.
+        RecipeError: If they cannot be read or ask for FSDP's first version; or if torch or
+            accelerate are too old.
     """
     if isinstance(given, str):
         try:
@@ -81,12 +82,22 @@ def check_fsdp(given: Any) -> None:
             raise RecipeError(f"trainer: fsdp_config cannot be read: {error}") from error
     if not isinstance(given, Mapping | None):
         raise RecipeError(f"trainer: fsdp_config must be a table or a file, was: {given!r}")
-    version = (given or {}).get("version", (given or {}).get("fsdp_version", 2))
+    settings = {key.removeprefix("fsdp_"): value for key, value in (given or {}).items()}
+    version = settings.setdefault("version", 2)
     if str(version) != "2":
         raise RecipeError(
             f"trainer: fsdp_config: version must be 2, was: {version!r}. Of weights that version 1 "
             "shares out no dev set can be read"
         )
+    from accelerate.utils import FullyShardedDataParallelPlugin
+    from torch.distributed import fsdp
+
+    unit = getattr(fsdp, "FSDPModule", None)
+    if not hasattr(unit, "set_reshard_after_forward"):
+        raise RecipeError("trainer: fsdp needs a newer torch (2.8 or later)")
+    if not hasattr(FullyShardedDataParallelPlugin, "fsdp_version"):
+        raise RecipeError("trainer: fsdp needs a newer accelerate (1.6 or later)")
+    return settings
 
 
 def shard_on_cpus(accelerator: Any, given: Mapping[str, Any]) -> bool:
@@ -109,14 +120,15 @@ def shard_on_cpus(accelerator: Any, given: Mapping[str, Any]) -> bool:
 
 
 @contextlib.contextmanager
-def whole_weights(wrapped: Any) -> Iterator[None]:
+def whole_weights(wrapped: Any, reshard: bool = True) -> Iterator[None]:
     """Hold every weight whole in every process, where they are shared out.
 
     Processes may then run the model as often as they like, each for itself. Otherwise each reading
     waits for all processes to have one.
 
     Args:
-        wrapped: What the Trainer made of the model; None before it did.
+        wrapped: What DeepSpeed or FSDP made of the model.
+        reshard: FSDP's `reshard_after_forward`, which is as before afterwards.
     """
     if getattr(wrapped, "zero_optimization_stage", int)() == 3:
         from deepspeed.runtime.zero.stage3 import unwrap_model_for_generation
@@ -124,15 +136,20 @@ def whole_weights(wrapped: Any) -> Iterator[None]:
         with unwrap_model_for_generation(wrapped):
             yield
         return
-    from torch.distributed.fsdp import FSDPModule
-
-    units = [x for x in wrapped.modules() if isinstance(x, FSDPModule)] if wrapped else []
-    for unit in units:
-        unit.unshard()
-        unit.set_reshard_after_forward(False, recurse=False)
     try:
+        from torch.distributed.fsdp import FSDPModule
+    except ImportError:  # an older torch, so it is not FSDP
+        yield
+        return
+    units = [x for x in wrapped.modules() if isinstance(x, FSDPModule)]
+    try:
+        for unit in units:
+            unit.unshard()
+            if unit is not wrapped:  # which is not called here
+                unit.set_reshard_after_forward(False, recurse=False)
         yield
     finally:
         for unit in units:
-            unit.set_reshard_after_forward(True, recurse=False)
+            if unit is not wrapped:
+                unit.set_reshard_after_forward(reshard, recurse=False)
             unit.reshard()

@@ -10,6 +10,7 @@ Knows recipes, material, models and batches; nothing of the command line.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shutil
@@ -42,7 +43,7 @@ from nomina.models import CONFIG_NAME, LanguageModel
 from nomina.objective import Objective, can_pack, compile_layers, fold_attention, plain_layers
 from nomina.optimizer import MasterAdamW, rate_factor
 from nomina.recipes import Recipe, default_steps
-from nomina.sharding import check_fsdp, deepspeed_config, shard_on_cpus, whole_weights
+from nomina.sharding import deepspeed_config, fsdp_config, shard_on_cpus, whole_weights
 from nomina.trainable import Trainable, load_trainable
 
 __all__ = [
@@ -193,7 +194,7 @@ def _trainer_options(values: Mapping[str, Any]) -> dict[str, Any]:
     if values.get("deepspeed"):
         return {**values, "deepspeed": deepspeed_config(values["deepspeed"])}
     if values.get("fsdp"):
-        check_fsdp(values.get("fsdp_config"))
+        return {**values, "fsdp_config": fsdp_config(values.get("fsdp_config"))}
     return dict(values)
 
 
@@ -366,7 +367,7 @@ class _Run:
         model = self.trainable.model
         model.module.eval()
         f1s, found = [], _Found()
-        with plain_layers(model.module), whole_weights(self.wrapped):
+        with plain_layers(model.module), self._whole_weights():
             for dev in self.material.dev:
                 parts = [_find(Tagger(model), dev, self.rank, self.size)]
                 if self.size > 1:
@@ -378,6 +379,12 @@ class _Run:
         is_calibrated = self.trainable.calibration is not None
         least = _MIN_TO_CALIBRATE_ANEW if is_calibrated else _MIN_TO_CALIBRATE
         return sum(f1s) / len(f1s), found.calibration(least)
+
+    def _whole_weights(self) -> contextlib.AbstractContextManager[None]:
+        if not self.is_sharded:
+            return contextlib.nullcontext()
+        settings = self.args.fsdp_config or {}
+        return whole_weights(self.wrapped, settings.get("reshard_after_forward", True))
 
     def note_f1(self, f1: float, calibration: Calibration | None) -> None:
         """Take note of an evaluation, and keep the model if it is the best so far."""

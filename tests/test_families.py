@@ -239,16 +239,29 @@ def test_a_reading_that_ran_out_of_memory_is_not_the_last(build_model, monkeypat
 
 @pytest.mark.parametrize("is_bool", [False, True])
 def test_products_are_attention(monkeypatch, is_bool):
+    monkeypatch.setattr(families, "favours_products", lambda tensor: True)
     generator = torch.Generator().manual_seed(0)
     query, keys, values = (
-        torch.randn(3, 2, size, 16, generator=generator).to(torch.bfloat16) for size in (8, 70, 70)
+        torch.randn(3, 2, *shape, generator=generator).to(torch.bfloat16)
+        for shape in ((8, 16), (16, 70), (70, 16))
     )
+    keys = keys.transpose(2, 3)  # as the store has them
     seen = torch.rand(3, 1, 8, 70, generator=generator) < 0.6
     mask = seen if is_bool else torch.zeros(seen.shape).masked_fill(~seen, float("-inf"))
     mask = mask if is_bool else mask.to(torch.bfloat16)
     module = torch.nn.Identity()
     by_products = families.attend(module, query, keys, values, mask, 0.3, {})
-    monkeypatch.setattr(families, "_MOST_SCORES", 0)  # so many are left to torch's operator
-    by_operator = families.attend(module, query, keys, values, mask, 0.3, {})
-    assert not torch.equal(by_products, by_operator)
-    torch.testing.assert_close(by_products, by_operator, rtol=0.02, atol=0.02)
+    called = []
+    operator = torch.nn.functional.scaled_dot_product_attention
+
+    def watch(query, keys, *rest, **named):
+        called.append(keys.stride(-1))
+        return operator(query, keys, *rest, **named)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watch)
+    for limit in ("_MOST_SCORES", "_MOST_KEYS"):
+        with monkeypatch.context() as patch:
+            patch.setattr(families, limit, 0)  # so many are left to torch's operator
+            by_operator = families.attend(module, query, keys, values, mask, 0.3, {})
+        torch.testing.assert_close(by_products, by_operator, rtol=0.02, atol=0.02)
+    assert called == [1, 1]  # keys that lie otherwise would have it hold all scores

@@ -16,7 +16,7 @@ from test_training import SCRIPT, WEIGHTS, folder, run_two, start_two, values, w
 from nomina.errors import RecipeError
 from nomina.models import load_model
 from nomina.recipes import Recipe
-from nomina.sharding import check_fsdp, deepspeed_config
+from nomina.sharding import deepspeed_config, fsdp_config
 from nomina.training import train
 
 __all__ = ["folder"]  # a fixture
@@ -60,9 +60,15 @@ def test_what_it_may_not_say(given, match):
 )
 def test_what_fsdp_may_not_be_told(given, match):
     with pytest.raises(RecipeError, match=match):
-        check_fsdp(given)
-    check_fsdp(None)
-    check_fsdp({"reshard_after_forward": False})
+        fsdp_config(given)
+
+
+def test_fsdp_is_of_the_second_version():
+    try:
+        assert fsdp_config(None) == {"version": 2}
+    except RecipeError as error:
+        pytest.skip(str(error))
+    assert fsdp_config({"fsdp_offload_params": True}) == {"offload_params": True, "version": 2}
 
 
 def test_a_single_process_shares_nothing(folder):
