@@ -19,6 +19,7 @@ import dataclasses
 import gzip
 import json
 import math
+import os
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -171,18 +172,18 @@ class PredictionSet:
 
 
 def read_predictions(
-    path: str | Path,
-    *,
+    *paths: str | Path,
     mode: Mode = "gner",
     unknown: Unknown = "report",
     gold: Iterable[Example] | None = None,
     drop: Sequence[str] = (),
     is_lenient: bool = False,
 ) -> PredictionSet:
-    """Read a file of predictions.
+    """Read files of predictions as one set.
 
     Args:
-        path: JSON lines, plain or `.gz`.
+        paths: JSON lines, plain or `.gz`. In all of them an id stands once in its corpus, and
+            together they hold what the gold does.
         mode: How completions are aligned; see `alignment.align`. Defaults to the published way.
         unknown: What becomes of labels that were not asked for; see `alignment.align`.
         gold: The gold sentences, matched by id, in place of gold in the file.
@@ -191,23 +192,31 @@ def read_predictions(
             and sentences whose gold cannot be read are left out. Otherwise they are an error.
 
     Raises:
-        DataError: If the file cannot be read, a sentence has no gold, or (unless lenient)
-            predictions do not match their gold by id or by length, or gold cannot be read.
+        DataError: If a file cannot be read or is given twice, a sentence has no gold, or (unless
+            lenient) predictions do not match their gold by id or by length, or gold cannot be read.
     """
+    for path, times in Counter(map(os.path.realpath, paths)).items():
+        if times > 1:
+            raise DataError(f"{path}: is given {times} times; its sentences would count as often.")
     out = PredictionSet([])
     by_id = None if gold is None else _by_id(gold, out.problems)
     seen: set[tuple[str, str]] = set()
-    reader = _Reader(mode, unknown, out, by_id)
-    for place, row in read_json_lines(path):
-        prediction = reader.read(row, place)
-        if prediction is None:
-            continue
-        key = (prediction.corpus, prediction.id)
-        if prediction.id and key in seen:
-            out.problems.error("id that stands twice", f"{place}: {prediction.id!r}")
-            continue
-        seen.add(key)
-        out.predictions.append(_without(prediction, drop) if drop else prediction)
+    for path in paths:
+        reader = _Reader(mode, unknown, out, by_id)
+        num_before = len(out.predictions)
+        for place, row in read_json_lines(path):
+            prediction = reader.read(row, place)
+            if prediction is None:
+                continue
+            key = (prediction.corpus, prediction.id)
+            if prediction.id and key in seen:
+                out.problems.error("id that stands twice in its corpus", f"{place}: {prediction.id!r}")
+                continue
+            seen.add(key)
+            out.predictions.append(_without(prediction, drop) if drop else prediction)
+        reader.finish()
+        if len(out.predictions) == num_before and not out.problems.errors:
+            raise DataError(f"{path}: has no predictions. Expected one JSON object a line.")
     if by_id is not None:
         ids = {prediction.id for prediction in out.predictions}
         for name, example in by_id.items():
@@ -215,12 +224,9 @@ def read_predictions(
                 out.problems.error("gold sentence without a prediction", repr(name))
                 row_gold = Prediction(example.words, example.spans, (), (), name, example.source)
                 out.predictions.append(_without(row_gold, drop) if drop else row_gold)
-    reader.finish()
-    if not out.predictions and not out.problems.errors:
-        raise DataError(f"{path}: has no predictions. Expected one JSON object a line.")
     if not is_lenient:
         out.problems.raise_if_errors(
-            f"in {path}. Repair them, or score them as empty predictions with --lenient."
+            f"in {', '.join(map(str, paths))}. Repair them, or score them as empty predictions with --lenient."
         )
     out.note_labels()
     return out

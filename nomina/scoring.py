@@ -172,7 +172,8 @@ def score_files(
     """Score files of predictions.
 
     Args:
-        paths: JSON lines, see `nomina.predictions`; several files are put together.
+        paths: JSON lines, see `nomina.predictions`; several files are put together, and together
+            they hold each sentence once.
         metrics: Names of metrics, or "all".
         matching: How completions are put onto words: as published by GNER, or better.
         unknown: What becomes of labels outside the set; see `alignment.align`.
@@ -189,22 +190,17 @@ def score_files(
     begun = time.perf_counter()
     metrics = check_metrics(metrics)
     outputs = outputs or Outputs()
-    rows: list[Prediction] = []
-    notes: list[str] = []
-    for path in paths:
-        found = _read(path, matching, unknown, gold, drop, is_lenient)
-        rows += found.predictions
-        notes += found.problems.lines()
-        if found.alignments.statuses:
-            notes.append(f"Completions of {path.name}, matched the {matching} way:")
-            notes += [f"  {line}" for line in found.alignments.table().split("\n")]
-            if matching == "best":
-                plain = _read(path, "published", unknown, gold, drop, is_lenient)
-                notes += _gain(plain, found, metrics, num_resamples, seed)
-    corpora = PredictionSet(rows).by_corpus()
     model = " ".join(path.name for path in paths)
+    found = _read(paths, matching, unknown, gold, drop, is_lenient)
+    notes = found.problems.lines()
+    if found.alignments.statuses:
+        notes.append(f"Completions of {model}, matched the {matching} way:")
+        notes += [f"  {line}" for line in found.alignments.table().split("\n")]
+        if matching == "best":
+            plain = _read(paths, "published", unknown, gold, drop, is_lenient)
+            notes += _gain(plain, found, metrics, num_resamples, seed)
     return _result(
-        corpora,
+        found.by_corpus(),
         metrics,
         model,
         round(time.perf_counter() - begun, 3),
@@ -216,7 +212,7 @@ def score_files(
 
 
 def _read(
-    path: Path,
+    paths: Sequence[Path],
     matching: Matching,
     unknown: Literal["report", "nearest"],
     gold: str | None,
@@ -224,7 +220,7 @@ def _read(
     is_lenient: bool,
 ) -> PredictionSet:
     return read_predictions(
-        path,
+        *paths,
         mode=MODES[matching],
         unknown=unknown,
         gold=None if gold is None else read_corpus(gold).examples,
@@ -501,8 +497,8 @@ def compare_files(
     names = tuple(name for name in check_metrics(metrics) if name != "macro")
     if not names:
         raise DataError("macro F1 cannot be compared in pairs; use strict")
-    a = _read(first, matching[0], "report", gold, drop, False).by_corpus()
-    b = _read(second, matching[1], "report", gold, drop, False).by_corpus()
+    a = _read([first], matching[0], "report", gold, drop, False).by_corpus()
+    b = _read([second], matching[1], "report", gold, drop, False).by_corpus()
     if set(a) != set(b):
         raise DataError(
             f"both files must have the same corpora, but {first.name} has {sorted(a)} "

@@ -231,6 +231,38 @@ def test_gold_without_ids_is_matched_by_its_number(tmp_path):
         read_predictions(write_lines(tmp_path / "q.jsonl", rows), gold=twice)
 
 
+def test_several_files_match_their_gold_together(tmp_path):
+    rows = [{"id": name, "words": ["in", "Paris"], "gold": ["O", "B-city"]} for name in "ab"]
+    tags = [{"id": name, "tokens": ["in", "Paris"], "labels": ["O", "B-city"]} for name in "ab"]
+    gold = write_lines(tmp_path / "gold.jsonl", tags)
+    paths = [
+        write_lines(tmp_path / f"{row['id']}.jsonl", [{"id": row["id"], "predicted": row["gold"]}])
+        for row in rows
+    ]
+    for lenient in ([], ["--lenient"]):
+        have = run_json("score", *paths, "--gold", gold, *lenient, "--json")
+        assert have["average"]["strict"]["f1"] == 1
+        assert have["average"]["strict"]["support"] == 2
+    with pytest.raises(DataError, match=r"1 x gold sentence without a prediction \('b'\)"):
+        read_predictions(paths[0], gold=[Example.from_tags(["Bonn"], ["O"], id=n) for n in "ab"])
+
+
+def test_a_sentence_counts_once_in_several_files(tmp_path):
+    path = write_lines(tmp_path / "p.jsonl", [our_row(1), our_row(2)])
+    again = write_lines(tmp_path / "q.jsonl", [our_row(2), our_row(3)])
+    with pytest.raises(DataError, match="1 x id that stands twice in its corpus") as caught:
+        read_predictions(path, again)
+    assert "(q.jsonl:1: '2')" in str(caught.value)
+    assert f"in {path}, {again}" in str(caught.value)
+    assert len(read_predictions(path, again, is_lenient=True).predictions) == 3
+    result = runner.invoke(app, ["score", str(path), str(tmp_path / "." / "p.jsonl")])
+    assert result.exit_code == 1
+    assert "p.jsonl: is given 2 times" in result.stderr
+    empty = write_lines(tmp_path / "empty.jsonl", [])
+    with pytest.raises(DataError, match="empty.jsonl: has no predictions"):
+        read_predictions(path, empty)
+
+
 def test_ids_that_are_null_are_none(tmp_path):
     path = write_lines(tmp_path / "p.jsonl", [{**our_row(1), "id": None}] * 2)
     assert len(read_predictions(path).predictions) == 2
