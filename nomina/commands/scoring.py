@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from nomina import reports
-from nomina.commands.endings import user_errors
+from nomina.commands.endings import user_errors, write_utf8
 from nomina.commands.extract import BeamsOption, DecodingOption
 from nomina.errors import DataError
 from nomina.evaluation import METRICS, NUM_RESAMPLES
@@ -78,6 +78,7 @@ def _print(result: Result, *, as_json: bool, has_errors: bool) -> None:
     for note in result.notes:
         console.print(note, markup=False, highlight=False, soft_wrap=True)
     if as_json:
+        write_utf8()
         typer.echo(json.dumps(result.to_dict(), ensure_ascii=False))
         return
     out = _output()
@@ -293,6 +294,7 @@ def compare_command(
         body = {n: {m: c.to_dict() for m, c in row.items()} for n, row in found.items()}
         average = body.pop("average", next(iter(body.values())) if len(body) == 1 else {})
         names = {"first": str(first), "second": str(second)}
+        write_utf8()
         typer.echo(json.dumps({"corpora": body, "average": average, **names}, ensure_ascii=False))
         return
     from rich.table import Table
