@@ -31,6 +31,7 @@ from nomina.alignment import Alignment, AlignmentSummary, Mode, Unknown, align, 
 from nomina.entities import Example, Span, normalize_label, tags_to_spans
 from nomina.errors import DataError, NominaError
 
+SURROGATES = "backslashreplace"  # half a surrogate pair, which UTF-8 lacks, as JSON names it
 MAX_PLACES = 5  # a problem names this many places, then only counts
 
 
@@ -235,7 +236,7 @@ def read_predictions(
 def write_predictions(path: str | Path, predictions: Iterable[Prediction]) -> None:
     """Write predictions as JSON lines, gzipped if the name ends in `.gz`."""
     opener = gzip.open if str(path).endswith(".gz") else open
-    with cast("TextIO", opener(path, "wt", encoding="utf-8")) as file:
+    with cast("TextIO", opener(path, "wt", encoding="utf-8", errors=SURROGATES)) as file:
         for prediction in predictions:
             file.write(json.dumps(prediction.to_dict(), ensure_ascii=False) + "\n")
 

@@ -23,6 +23,7 @@ from nomina import calibration, reports
 from nomina.analysis import Analysis, analyze
 from nomina.comparison import Comparison, compare_average
 from nomina.corpora import read_corpus
+from nomina.corpora.files import write_whole
 from nomina.entities import normalize_label
 from nomina.errors import DataError
 from nomina.evaluation import (
@@ -33,6 +34,7 @@ from nomina.evaluation import (
     evaluate,
 )
 from nomina.predictions import (
+    SURROGATES,
     Prediction,
     PredictionSet,
     read_predictions,
@@ -107,8 +109,8 @@ class Result:
                     "calibration": self.calibration,
                     "notes": self.notes,
                 }
-                _write_json(outputs.folder / "analysis.json", details)
-                _write_json(outputs.folder / SCORES, self.to_dict())
+                _write(outputs.folder / "analysis.json", _json(details))
+                _write(outputs.folder / SCORES, _json(self.to_dict()))
             if outputs.report is not None:
                 page = reports.render_html(
                     f"nomina: {self.model}",
@@ -118,15 +120,19 @@ class Result:
                     self.notes,
                 )
                 outputs.report.parent.mkdir(parents=True, exist_ok=True)
-                outputs.report.write_text(page, encoding="utf-8")
+                _write(outputs.report, page)
         except OSError as error:
             raise DataError(f"cannot write results: {error}") from error
 
 
-def _write_json(path: Path, data: Any) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(data, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
+def _json(data: Any) -> str:
+    return json.dumps(data, ensure_ascii=False, indent=1) + "\n"
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file whole; half a surrogate pair, which UTF-8 lacks, is named as JSON does."""
+    with write_whole(path) as file:
+        file.write(text.encode("utf-8", SURROGATES).decode("utf-8"))
 
 
 def _result(

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from nomina import scoring
 from nomina.calibration import Calibration
-from nomina.commands.scoring import _seen, register
+from nomina.commands.scoring import _progress, _seen, register
 from nomina.documents import Document
 from nomina.entities import Entity, Example, LabelSet, Span
 from nomina.errors import DataError
@@ -303,6 +303,29 @@ def test_dropped_labels_and_bad_gold_that_is_left_out(tmp_path):
         "1 x gold with another number of tags than words; the sentence is left out"
         in (have.problems.lines()[0])
     )
+
+
+def test_brackets_in_names_are_no_markup(tmp_path):
+    rows = [our_row(corpus="wiki[/en]"), our_row(corpus="wiki[en]")]
+    path = write_lines(tmp_path / "p[old].jsonl", rows)
+    for args in (["score", path], ["compare", path, path]):
+        result = runner.invoke(app, [*map(str, args)])
+        assert result.exit_code == 0, result.output
+        assert all(x in result.stdout for x in ("p[old].jsonl", "wiki[/en]", "wiki[en]"))
+    with _progress() as show:
+        show("wiki[/en]", 1, 2)
+
+
+def test_half_surrogates_are_written_as_json_names_them(tmp_path):
+    row = our_row(words=["in", "New", "Yor\ud800k"], predicted=[])
+    path, report, folder = write_lines(tmp_path / "p.jsonl", [row]), tmp_path / "r.html", tmp_path
+    have = score_files([path], outputs=Outputs(report, folder / "out"))
+    assert "Yor\\ud800k" in report.read_text(encoding="utf-8")
+    case = json.loads((folder / "out" / "analysis.json").read_text(encoding="utf-8"))
+    assert "Yor\ud800k" in case["errors"]["cases"]["missed"][0]["gold"]
+    assert {x.name for x in (folder / "out").iterdir()} == {"analysis.json", "scores.json"}
+    write_predictions(tmp_path / "q.jsonl", have.predictions)
+    assert read_predictions(tmp_path / "q.jsonl").predictions == have.predictions
 
 
 def test_wrong_options_are_named(tmp_path):

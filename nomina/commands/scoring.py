@@ -57,7 +57,7 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
     )
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
@@ -297,9 +297,10 @@ def compare_command(
         write_utf8()
         typer.echo(json.dumps({"corpora": body, "average": average, **names}, ensure_ascii=False))
         return
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=f"{first.name} and {second.name}", title_justify="left")
+    table = Table(title=escape(f"{first.name} and {second.name}"), title_justify="left")
     for name in ("corpus", "metric"):
         table.add_column(name)
     for name in ("first", "second", "difference", "95 % interval", "p (bootstrap)", "p (McNemar)"):
@@ -307,7 +308,7 @@ def compare_command(
     for corpus, row in found.items():
         for metric_name, item in row.items():
             table.add_row(
-                corpus,
+                escape(corpus),
                 metric_name,
                 f"{100 * item.first:.2f}",
                 f"{100 * item.second:.2f}",
