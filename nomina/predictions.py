@@ -21,6 +21,7 @@ import json
 import math
 import os
 import sys
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -252,20 +253,20 @@ def read_json_lines(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
         with path.open("rb") as raw:
             is_gzip = raw.read(2) == b"\x1f\x8b"
         opener = gzip.open if is_gzip else open
-        with cast("TextIO", opener(path, "rt", encoding="utf-8")) as file:
+        with cast("TextIO", opener(path, "rt", encoding="utf-8-sig")) as file:
             for number, line in enumerate(file, start=1):
                 if not line.strip():
                     continue
                 try:
                     row = json.loads(line)
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     raise DataError(f"{path}:{number}: is not JSON: {error}") from error
                 if not isinstance(row, dict):
                     raise DataError(f"{path}:{number}: must be a JSON object, was: {row!r:.80}")
                 yield f"{path.name}:{number}", row
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: is not UTF-8: {error}") from error
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
 
 

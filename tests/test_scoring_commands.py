@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from nomina import scoring
 from nomina.calibration import Calibration
 from nomina.commands.scoring import _progress, _seen, register
+from nomina.corpora import read_set
 from nomina.documents import Document
 from nomina.entities import Entity, Example, LabelSet, Span
 from nomina.errors import DataError
@@ -217,6 +218,41 @@ def test_missing_file_bad_bytes_and_doubled_ids(tmp_path):
     path = write_lines(tmp_path / "p.jsonl", [our_row(1), our_row(1)])
     with pytest.raises(DataError, match="1 x id that stands twice"):
         read_predictions(path)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_text(json.dumps(our_row()), encoding="utf-8-sig")
+    assert read_predictions(path).predictions[0].num_correct == 1
+    path.write_bytes(gzip.compress(path.read_bytes()))
+    assert read_predictions(path).predictions[0].num_correct == 1
+    seen = tmp_path / "seen.json"
+    seen.write_text('["city"]', encoding="utf-8-sig")
+    assert _seen(seen) == ("city",)
+
+
+def test_damaged_files_and_endless_brackets_are_named(data, tmp_path):
+    whole = gzip.compress(b"{}")
+    path = tmp_path / "p.jsonl.gz"
+    for content in (whole[:-9], whole[:10] + b"\xff" + whole[11:]):  # the end, the kind of block
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=r"p.jsonl.gz: cannot be read"):
+            read_predictions(path)
+    path.write_bytes(b"[" * 100_000)
+    with pytest.raises(DataError, match=r"p.jsonl.gz:1: is not JSON"):
+        read_predictions(path)
+    corpus = tmp_path / "data" / "crossner_ai" / "dev.jsonl.gz"
+    whole = corpus.read_bytes()
+    header = 10 + len("dev.jsonl") + 1
+    for content in (whole[:-9], whole[:header] + b"\xff" + whole[header + 1 :], b"not packed"):
+        corpus.write_bytes(content)
+        result = runner.invoke(app, ["score", str(path), "--gold", "crossner_ai:dev"])
+        assert result.exit_code == 1
+        assert f"{corpus}:" in result.stderr
+        assert "cannot be unpacked" in result.stderr
+    corpus.write_bytes(gzip.compress(b"[" * 100_000))
+    with pytest.raises(DataError, match=r"dev.jsonl.gz:1: "):
+        read_set("crossner_ai", "dev")
 
 
 def test_gold_without_ids_is_matched_by_its_number(tmp_path):

@@ -14,6 +14,7 @@ import typer
 from nomina import reports
 from nomina.commands.endings import user_errors, write_utf8
 from nomina.commands.extract import BeamsOption, DecodingOption
+from nomina.corpora.files import read_text
 from nomina.errors import DataError
 from nomina.evaluation import METRICS, NUM_RESAMPLES
 from nomina.protocols import PROTOCOLS
@@ -104,14 +105,11 @@ def _seen(path: Path | None) -> tuple[str, ...] | None:
     """Labels of a file: a line each, or a JSON list, or an object with `labels`."""
     if path is None:
         return None
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
+    text = read_text(path)
     if text.lstrip()[:1] in ("[", "{"):
         try:
             data = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path}: is not JSON: {error}") from error
         labels = data.get("labels") if isinstance(data, dict) else data
         if not isinstance(labels, list) or not all(isinstance(x, str) for x in labels):
