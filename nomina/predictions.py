@@ -197,9 +197,9 @@ def read_predictions(
         DataError: If a file cannot be read or is given twice, a sentence has no gold, or (unless
             lenient) predictions do not match their gold by id or by length, or gold cannot be read.
     """
-    for path, times in Counter(map(os.path.realpath, paths)).items():
+    for name, times in Counter(map(os.path.realpath, paths)).items():
         if times > 1:
-            raise DataError(f"{path}: is given {times} times; its sentences would count as often.")
+            raise DataError(f"{name}: is given {times} times; its sentences would count as often.")
     out = PredictionSet([])
     by_id = None if gold is None else _by_id(gold, out.problems)
     seen: set[tuple[str, str]] = set()
@@ -212,7 +212,9 @@ def read_predictions(
                 continue
             key = (prediction.corpus, prediction.id)
             if prediction.id and key in seen:
-                out.problems.error("id that stands twice in its corpus", f"{place}: {prediction.id!r}")
+                out.problems.error(
+                    "id that stands twice in its corpus", f"{place}: {prediction.id!r}"
+                )
                 continue
             seen.add(key)
             out.predictions.append(_without(prediction, drop) if drop else prediction)
@@ -228,7 +230,8 @@ def read_predictions(
                 out.predictions.append(_without(row_gold, drop) if drop else row_gold)
     if not is_lenient:
         out.problems.raise_if_errors(
-            f"in {', '.join(map(str, paths))}. Repair them, or score them as empty predictions with --lenient."
+            f"in {', '.join(map(str, paths))}. Repair them, or score them as empty predictions "
+            "with --lenient."
         )
     out.note_labels()
     return out

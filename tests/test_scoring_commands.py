@@ -21,7 +21,7 @@ from nomina.documents import Document
 from nomina.entities import Entity, Example, LabelSet, Span
 from nomina.errors import DataError
 from nomina.predictions import Prediction, Problems, read_predictions, write_predictions
-from nomina.runs import Task, file_name, to_words
+from nomina.runs import Task, file_name, run_tasks, to_words
 from nomina.scoring import EvaluationPlan, Outputs, evaluate_model, score_files
 
 app = typer.Typer()
@@ -295,7 +295,7 @@ def test_a_sentence_counts_once_in_several_files(tmp_path):
     assert result.exit_code == 1
     assert "p.jsonl: is given 2 times" in result.stderr
     empty = write_lines(tmp_path / "empty.jsonl", [])
-    with pytest.raises(DataError, match="empty.jsonl: has no predictions"):
+    with pytest.raises(DataError, match=r"empty.jsonl: has no predictions"):
         read_predictions(path, empty)
 
 
@@ -362,6 +362,12 @@ def test_half_surrogates_are_written_as_json_names_them(tmp_path):
     assert {x.name for x in (folder / "out").iterdir()} == {"analysis.json", "scores.json"}
     write_predictions(tmp_path / "q.jsonl", have.predictions)
     assert read_predictions(tmp_path / "q.jsonl").predictions == have.predictions
+    example = Example.from_tags(["in", "Yor\ud800k"], ["O", "B-city"])
+    task = Task("mine", [example], LabelSet.of(["city"]))
+    for _ in range(2):
+        run = run_tasks(ScriptedTagger, [task], tmp_path / "run", {})
+        assert run.predictions["mine"][0].num_correct == 1
+    assert run.num_resumed == 1
 
 
 def test_wrong_options_are_named(tmp_path):
