@@ -19,7 +19,9 @@ import dataclasses
 import gzip
 import json
 import math
+import os
 import sys
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +32,7 @@ from nomina.alignment import Alignment, AlignmentSummary, Mode, Unknown, align, 
 from nomina.entities import Example, Span, normalize_label, tags_to_spans
 from nomina.errors import DataError, NominaError
 
+SURROGATES = "backslashreplace"  # half a surrogate pair, which UTF-8 lacks, as JSON names it
 MAX_PLACES = 5  # a problem names this many places, then only counts
 
 
@@ -171,18 +174,18 @@ class PredictionSet:
 
 
 def read_predictions(
-    path: str | Path,
-    *,
+    *paths: str | Path,
     mode: Mode = "gner",
     unknown: Unknown = "report",
     gold: Iterable[Example] | None = None,
     drop: Sequence[str] = (),
     is_lenient: bool = False,
 ) -> PredictionSet:
-    """Read a file of predictions.
+    """Read files of predictions as one set.
 
     Args:
-        path: JSON lines, plain or `.gz`.
+        paths: JSON lines, plain or `.gz`. In all of them an id stands once in its corpus, and
+            together they hold what the gold does.
         mode: How completions are aligned; see `alignment.align`. Defaults to the published way.
         unknown: What becomes of labels that were not asked for; see `alignment.align`.
         gold: The gold sentences, matched by id, in place of gold in the file.
@@ -191,23 +194,33 @@ def read_predictions(
             and sentences whose gold cannot be read are left out. Otherwise they are an error.
 
     Raises:
-        DataError: If the file cannot be read, a sentence has no gold, or (unless lenient)
-            predictions do not match their gold by id or by length, or gold cannot be read.
+        DataError: If a file cannot be read or is given twice, a sentence has no gold, or (unless
+            lenient) predictions do not match their gold by id or by length, or gold cannot be read.
     """
+    for name, times in Counter(map(os.path.realpath, paths)).items():
+        if times > 1:
+            raise DataError(f"{name}: is given {times} times; its sentences would count as often.")
     out = PredictionSet([])
     by_id = None if gold is None else _by_id(gold, out.problems)
     seen: set[tuple[str, str]] = set()
-    reader = _Reader(mode, unknown, out, by_id)
-    for place, row in read_json_lines(path):
-        prediction = reader.read(row, place)
-        if prediction is None:
-            continue
-        key = (prediction.corpus, prediction.id)
-        if prediction.id and key in seen:
-            out.problems.error("id that stands twice", f"{place}: {prediction.id!r}")
-            continue
-        seen.add(key)
-        out.predictions.append(_without(prediction, drop) if drop else prediction)
+    for path in paths:
+        reader = _Reader(mode, unknown, out, by_id)
+        num_before = len(out.predictions)
+        for place, row in read_json_lines(path):
+            prediction = reader.read(row, place)
+            if prediction is None:
+                continue
+            key = (prediction.corpus, prediction.id)
+            if prediction.id and key in seen:
+                out.problems.error(
+                    "id that stands twice in its corpus", f"{place}: {prediction.id!r}"
+                )
+                continue
+            seen.add(key)
+            out.predictions.append(_without(prediction, drop) if drop else prediction)
+        reader.finish()
+        if len(out.predictions) == num_before and not out.problems.errors:
+            raise DataError(f"{path}: has no predictions. Expected one JSON object a line.")
     if by_id is not None:
         ids = {prediction.id for prediction in out.predictions}
         for name, example in by_id.items():
@@ -215,12 +228,10 @@ def read_predictions(
                 out.problems.error("gold sentence without a prediction", repr(name))
                 row_gold = Prediction(example.words, example.spans, (), (), name, example.source)
                 out.predictions.append(_without(row_gold, drop) if drop else row_gold)
-    reader.finish()
-    if not out.predictions and not out.problems.errors:
-        raise DataError(f"{path}: has no predictions. Expected one JSON object a line.")
     if not is_lenient:
         out.problems.raise_if_errors(
-            f"in {path}. Repair them, or score them as empty predictions with --lenient."
+            f"in {', '.join(map(str, paths))}. Repair them, or score them as empty predictions "
+            "with --lenient."
         )
     out.note_labels()
     return out
@@ -229,7 +240,7 @@ def read_predictions(
 def write_predictions(path: str | Path, predictions: Iterable[Prediction]) -> None:
     """Write predictions as JSON lines, gzipped if the name ends in `.gz`."""
     opener = gzip.open if str(path).endswith(".gz") else open
-    with cast("TextIO", opener(path, "wt", encoding="utf-8")) as file:
+    with cast("TextIO", opener(path, "wt", encoding="utf-8", errors=SURROGATES)) as file:
         for prediction in predictions:
             file.write(json.dumps(prediction.to_dict(), ensure_ascii=False) + "\n")
 
@@ -245,20 +256,20 @@ def read_json_lines(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
         with path.open("rb") as raw:
             is_gzip = raw.read(2) == b"\x1f\x8b"
         opener = gzip.open if is_gzip else open
-        with cast("TextIO", opener(path, "rt", encoding="utf-8")) as file:
+        with cast("TextIO", opener(path, "rt", encoding="utf-8-sig")) as file:
             for number, line in enumerate(file, start=1):
                 if not line.strip():
                     continue
                 try:
                     row = json.loads(line)
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     raise DataError(f"{path}:{number}: is not JSON: {error}") from error
                 if not isinstance(row, dict):
                     raise DataError(f"{path}:{number}: must be a JSON object, was: {row!r:.80}")
                 yield f"{path.name}:{number}", row
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: is not UTF-8: {error}") from error
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
 
 

@@ -362,9 +362,10 @@ def _reliability_plot(bins: Sequence[Mapping[str, Any]]) -> str:
 
 def score_table(evaluation: Evaluation, title: str = "") -> Table:
     """Build the table of scores: a row a corpus and metric, in percent."""
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=title or None, title_justify="left")
+    table = Table(title=escape(title) or None, title_justify="left")
     table.add_column("corpus")
     table.add_column("metric")
     for name in ("precision", "recall", "F1", "95 % interval", "support"):
@@ -376,7 +377,7 @@ def score_table(evaluation: Evaluation, title: str = "") -> Table:
         is_average = len(items) > 1 and index == len(items) - 1
         for row, (metric, score) in enumerate(scores.items()):
             table.add_row(
-                corpus if row == 0 else "",
+                escape(corpus) if row == 0 else "",
                 metric,
                 _percent(score.precision),
                 _percent(score.recall),

@@ -26,7 +26,7 @@ from typing import Any, Protocol
 from nomina.documents import Document
 from nomina.entities import Example, Label, LabelSet, Span, normalize_label
 from nomina.errors import DataError
-from nomina.predictions import Prediction, Problems, read_json_lines
+from nomina.predictions import SURROGATES, Prediction, Problems, read_json_lines
 
 SETTINGS, SCORES, PREDICTIONS = "settings.json", "scores.json", "predictions"
 _SAVE_SECONDS = 5.0  # at most this much time is lost from the count when a run is killed
@@ -168,7 +168,7 @@ def run_tasks(
         rows = list(done)
         if progress:
             progress(task.name, len(rows), len(task.examples))
-        with path.open("a", encoding="utf-8") as file:
+        with path.open("a", encoding="utf-8", errors=SURROGATES) as file:
             for prediction in _predict(tagger, task, len(done), threshold, out.problems, clock):
                 file.write(json.dumps(prediction.to_dict(), ensure_ascii=False) + "\n")
                 file.flush()

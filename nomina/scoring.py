@@ -23,6 +23,7 @@ from nomina import calibration, reports
 from nomina.analysis import Analysis, analyze
 from nomina.comparison import Comparison, compare_average
 from nomina.corpora import read_corpus
+from nomina.corpora.files import write_whole
 from nomina.entities import normalize_label
 from nomina.errors import DataError
 from nomina.evaluation import (
@@ -33,6 +34,7 @@ from nomina.evaluation import (
     evaluate,
 )
 from nomina.predictions import (
+    SURROGATES,
     Prediction,
     PredictionSet,
     read_predictions,
@@ -107,8 +109,8 @@ class Result:
                     "calibration": self.calibration,
                     "notes": self.notes,
                 }
-                _write_json(outputs.folder / "analysis.json", details)
-                _write_json(outputs.folder / SCORES, self.to_dict())
+                _write(outputs.folder / "analysis.json", _json(details))
+                _write(outputs.folder / SCORES, _json(self.to_dict()))
             if outputs.report is not None:
                 page = reports.render_html(
                     f"nomina: {self.model}",
@@ -118,15 +120,19 @@ class Result:
                     self.notes,
                 )
                 outputs.report.parent.mkdir(parents=True, exist_ok=True)
-                outputs.report.write_text(page, encoding="utf-8")
+                _write(outputs.report, page)
         except OSError as error:
             raise DataError(f"cannot write results: {error}") from error
 
 
-def _write_json(path: Path, data: Any) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(data, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
+def _json(data: Any) -> str:
+    return json.dumps(data, ensure_ascii=False, indent=1) + "\n"
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file whole; half a surrogate pair, which UTF-8 lacks, is named as JSON does."""
+    with write_whole(path) as file:
+        file.write(text.encode("utf-8", SURROGATES).decode("utf-8"))
 
 
 def _result(
@@ -172,7 +178,8 @@ def score_files(
     """Score files of predictions.
 
     Args:
-        paths: JSON lines, see `nomina.predictions`; several files are put together.
+        paths: JSON lines, see `nomina.predictions`; several files are put together, and together
+            they hold each sentence once.
         metrics: Names of metrics, or "all".
         matching: How completions are put onto words: as published by GNER, or better.
         unknown: What becomes of labels outside the set; see `alignment.align`.
@@ -189,22 +196,17 @@ def score_files(
     begun = time.perf_counter()
     metrics = check_metrics(metrics)
     outputs = outputs or Outputs()
-    rows: list[Prediction] = []
-    notes: list[str] = []
-    for path in paths:
-        found = _read(path, matching, unknown, gold, drop, is_lenient)
-        rows += found.predictions
-        notes += found.problems.lines()
-        if found.alignments.statuses:
-            notes.append(f"Completions of {path.name}, matched the {matching} way:")
-            notes += [f"  {line}" for line in found.alignments.table().split("\n")]
-            if matching == "best":
-                plain = _read(path, "published", unknown, gold, drop, is_lenient)
-                notes += _gain(plain, found, metrics, num_resamples, seed)
-    corpora = PredictionSet(rows).by_corpus()
     model = " ".join(path.name for path in paths)
+    found = _read(paths, matching, unknown, gold, drop, is_lenient)
+    notes = found.problems.lines()
+    if found.alignments.statuses:
+        notes.append(f"Completions of {model}, matched the {matching} way:")
+        notes += [f"  {line}" for line in found.alignments.table().split("\n")]
+        if matching == "best":
+            plain = _read(paths, "published", unknown, gold, drop, is_lenient)
+            notes += _gain(plain, found, metrics, num_resamples, seed)
     return _result(
-        corpora,
+        found.by_corpus(),
         metrics,
         model,
         round(time.perf_counter() - begun, 3),
@@ -216,7 +218,7 @@ def score_files(
 
 
 def _read(
-    path: Path,
+    paths: Sequence[Path],
     matching: Matching,
     unknown: Literal["report", "nearest"],
     gold: str | None,
@@ -224,7 +226,7 @@ def _read(
     is_lenient: bool,
 ) -> PredictionSet:
     return read_predictions(
-        path,
+        *paths,
         mode=MODES[matching],
         unknown=unknown,
         gold=None if gold is None else read_corpus(gold).examples,
@@ -501,8 +503,8 @@ def compare_files(
     names = tuple(name for name in check_metrics(metrics) if name != "macro")
     if not names:
         raise DataError("macro F1 cannot be compared in pairs; use strict")
-    a = _read(first, matching[0], "report", gold, drop, False).by_corpus()
-    b = _read(second, matching[1], "report", gold, drop, False).by_corpus()
+    a = _read([first], matching[0], "report", gold, drop, False).by_corpus()
+    b = _read([second], matching[1], "report", gold, drop, False).by_corpus()
     if set(a) != set(b):
         raise DataError(
             f"both files must have the same corpora, but {first.name} has {sorted(a)} "

@@ -67,7 +67,8 @@ def read_files(
 
     Args:
         names: Paths of files or folders, whose files are read in the order of their names (hidden
-            ones are not); `-` for standard input.
+            ones are not, and links back to a folder around them are not followed); `-` for
+            standard input.
         stdin: What to read for `-`.
         report: Where bad records and files are set aside, if it skips errors.
         text_column: Column or key that holds the text. Defaults to `text`.
@@ -102,23 +103,30 @@ def file_key(path: Path | int) -> tuple[int, int] | None:
     return (found.st_dev, found.st_ino) if stat.S_ISREG(found.st_mode) else None
 
 
-def _walk(path: Path, report: Report) -> Iterator[Path]:
+def _walk(
+    path: Path, report: Report, above: frozenset[tuple[int, int]] = frozenset()
+) -> Iterator[Path]:
+    """Yield the files of a folder; `above` are the folders on the way to it, as links lead back."""
     try:
         is_leaf = not path.is_dir() or any(
             (path / name).exists() for name in ("dataset_info.json", "dataset_dict.json")
         )
         children = [] if is_leaf else sorted(path.iterdir())
+        found = None if is_leaf else path.stat()
     except OSError as error:  # no permission, a name too long
         report.reject(str(path), f"cannot be read: {error.strerror}")
         return
-    if is_leaf:
+    if found is None:
         yield path
+        return
+    key = (found.st_dev, found.st_ino)
+    if key in above:
         return
     for child in children:
         # what brat marked in the text beside it is no text
         is_marks = child.suffix == ".ann" and child.with_suffix(".txt").exists()
         if not child.name.startswith(".") and not is_marks:
-            yield from _walk(child, report)
+            yield from _walk(child, report, above | {key})
 
 
 def _read_path(path: Path, report: Report, text_column: str, by_line: bool) -> Iterator[Source]:

@@ -10,6 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from nomina.alignment import AlignmentSummary
 from nomina.commands import aligning, scoring
 
 app = typer.Typer()
@@ -65,6 +66,25 @@ def test_align_names_what_is_wrong(completions, args, message):
     assert message in result.stderr
 
 
+def test_gold_beside_a_completion_is_not_what_was_asked_for(tmp_path):
+    words, tags, completion = ["in", "Paris"], ["O", "B-city"], "in(O) Paris(B-city)"
+    rows = [
+        {"words": words, "labels": tags, "completion": completion},
+        {"words": words, "labels": ["city", "town"], "completion": "in(O) Paris(B-park)"},
+        {
+            "label_list": ["city"],
+            "instance": {"id": "s7", "words": words, "labels": tags},
+            "prediction": completion,
+        },
+    ]
+    path = tmp_path / "c.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = list(aligning.align_file(path, AlignmentSummary()))
+    assert [row["tags"] for row in found] == [tags, ["O", "O"], tags]
+    assert found[1]["unknown_labels"] == {"park": 1}
+    assert [row["id"] for row in found] == ["", "", "s7"]
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [("{}", "needs `words`"), ('{"words": ["a"]}', "needs `completion`"), ("x", "not JSON")],
@@ -87,6 +107,20 @@ def test_a_stopped_align_leaves_the_old_file(completions, tmp_path):
     assert runner.invoke(app, ["align", str(completions), "--output", str(out)]).exit_code == 1
     assert out.read_text() == before
     assert {x.name for x in tmp_path.iterdir()} == {"c.jsonl", "out.jsonl"}
+
+
+def test_json_is_utf8_in_every_locale(tmp_path):
+    path = tmp_path / "c.jsonl"
+    row = {"words": ["in", "😀"], "completion": "in(O) 😀(B-city)"}
+    gold = {**row, "corpus": "😀", "gold": ["O", "B-city"]}
+    path.write_text(json.dumps(gold))
+    code = "from nomina.cli import main; main()"
+    env = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+    for args in (["align", path], ["score", path, "--json"], ["compare", path, path, "--json"]):
+        command = [sys.executable, "-c", code, *map(str, args)]
+        found = json.loads(subprocess.run(command, env=env, capture_output=True, check=True).stdout)
+        assert found.get("words", row["words"]) == row["words"]
+        assert "corpora" not in found or "😀" in found["corpora"]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a shell")

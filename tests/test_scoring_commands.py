@@ -15,12 +15,13 @@ from typer.testing import CliRunner
 
 from nomina import scoring
 from nomina.calibration import Calibration
-from nomina.commands.scoring import _seen, register
+from nomina.commands.scoring import _progress, _seen, register
+from nomina.corpora import read_set
 from nomina.documents import Document
 from nomina.entities import Entity, Example, LabelSet, Span
 from nomina.errors import DataError
 from nomina.predictions import Prediction, Problems, read_predictions, write_predictions
-from nomina.runs import Task, file_name, to_words
+from nomina.runs import Task, file_name, run_tasks, to_words
 from nomina.scoring import EvaluationPlan, Outputs, evaluate_model, score_files
 
 app = typer.Typer()
@@ -219,6 +220,41 @@ def test_missing_file_bad_bytes_and_doubled_ids(tmp_path):
         read_predictions(path)
 
 
+def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_text(json.dumps(our_row()), encoding="utf-8-sig")
+    assert read_predictions(path).predictions[0].num_correct == 1
+    path.write_bytes(gzip.compress(path.read_bytes()))
+    assert read_predictions(path).predictions[0].num_correct == 1
+    seen = tmp_path / "seen.json"
+    seen.write_text('["city"]', encoding="utf-8-sig")
+    assert _seen(seen) == ("city",)
+
+
+def test_damaged_files_and_endless_brackets_are_named(data, tmp_path):
+    whole = gzip.compress(b"{}")
+    path = tmp_path / "p.jsonl.gz"
+    for content in (whole[:-9], whole[:10] + b"\xff" + whole[11:]):  # the end, the kind of block
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=r"p.jsonl.gz: cannot be read"):
+            read_predictions(path)
+    path.write_bytes(b"[" * 100_000)
+    with pytest.raises(DataError, match=r"p.jsonl.gz:1: is not JSON"):
+        read_predictions(path)
+    corpus = tmp_path / "data" / "crossner_ai" / "dev.jsonl.gz"
+    whole = corpus.read_bytes()
+    header = 10 + len("dev.jsonl") + 1
+    for content in (whole[:-9], whole[:header] + b"\xff" + whole[header + 1 :], b"not packed"):
+        corpus.write_bytes(content)
+        result = runner.invoke(app, ["score", str(path), "--gold", "crossner_ai:dev"])
+        assert result.exit_code == 1
+        assert f"{corpus}:" in result.stderr
+        assert "cannot be unpacked" in result.stderr
+    corpus.write_bytes(gzip.compress(b"[" * 100_000))
+    with pytest.raises(DataError, match=r"dev.jsonl.gz:1: "):
+        read_set("crossner_ai", "dev")
+
+
 def test_gold_without_ids_is_matched_by_its_number(tmp_path):
     gold = [Example.from_tags(["in", city], ["O", "B-city"]) for city in ("Paris", "Rome")]
     rows = [{"id": str(n), "predicted": ["O", "B-city"]} for n in range(2)]
@@ -229,6 +265,38 @@ def test_gold_without_ids_is_matched_by_its_number(tmp_path):
     rows = [{"id": "a", "predicted": ["O", "B-city"]}]
     with pytest.raises(DataError, match="1 x gold id that stands twice"):
         read_predictions(write_lines(tmp_path / "q.jsonl", rows), gold=twice)
+
+
+def test_several_files_match_their_gold_together(tmp_path):
+    rows = [{"id": name, "words": ["in", "Paris"], "gold": ["O", "B-city"]} for name in "ab"]
+    tags = [{"id": name, "tokens": ["in", "Paris"], "labels": ["O", "B-city"]} for name in "ab"]
+    gold = write_lines(tmp_path / "gold.jsonl", tags)
+    paths = [
+        write_lines(tmp_path / f"{row['id']}.jsonl", [{"id": row["id"], "predicted": row["gold"]}])
+        for row in rows
+    ]
+    for lenient in ([], ["--lenient"]):
+        have = run_json("score", *paths, "--gold", gold, *lenient, "--json")
+        assert have["average"]["strict"]["f1"] == 1
+        assert have["average"]["strict"]["support"] == 2
+    with pytest.raises(DataError, match=r"1 x gold sentence without a prediction \('b'\)"):
+        read_predictions(paths[0], gold=[Example.from_tags(["Bonn"], ["O"], id=n) for n in "ab"])
+
+
+def test_a_sentence_counts_once_in_several_files(tmp_path):
+    path = write_lines(tmp_path / "p.jsonl", [our_row(1), our_row(2)])
+    again = write_lines(tmp_path / "q.jsonl", [our_row(2), our_row(3)])
+    with pytest.raises(DataError, match="1 x id that stands twice in its corpus") as caught:
+        read_predictions(path, again)
+    assert "(q.jsonl:1: '2')" in str(caught.value)
+    assert f"in {path}, {again}" in str(caught.value)
+    assert len(read_predictions(path, again, is_lenient=True).predictions) == 3
+    result = runner.invoke(app, ["score", str(path), str(tmp_path / "." / "p.jsonl")])
+    assert result.exit_code == 1
+    assert "p.jsonl: is given 2 times" in result.stderr
+    empty = write_lines(tmp_path / "empty.jsonl", [])
+    with pytest.raises(DataError, match=r"empty.jsonl: has no predictions"):
+        read_predictions(path, empty)
 
 
 def test_ids_that_are_null_are_none(tmp_path):
@@ -271,6 +339,35 @@ def test_dropped_labels_and_bad_gold_that_is_left_out(tmp_path):
         "1 x gold with another number of tags than words; the sentence is left out"
         in (have.problems.lines()[0])
     )
+
+
+def test_brackets_in_names_are_no_markup(tmp_path):
+    rows = [our_row(corpus="wiki[/en]"), our_row(corpus="wiki[en]")]
+    path = write_lines(tmp_path / "p[old].jsonl", rows)
+    for args in (["score", path], ["compare", path, path]):
+        result = runner.invoke(app, [*map(str, args)])
+        assert result.exit_code == 0, result.output
+        assert all(x in result.stdout for x in ("p[old].jsonl", "wiki[/en]", "wiki[en]"))
+    with _progress() as show:
+        show("wiki[/en]", 1, 2)
+
+
+def test_half_surrogates_are_written_as_json_names_them(tmp_path):
+    row = our_row(words=["in", "New", "Yor\ud800k"], predicted=[])
+    path, report, folder = write_lines(tmp_path / "p.jsonl", [row]), tmp_path / "r.html", tmp_path
+    have = score_files([path], outputs=Outputs(report, folder / "out"))
+    assert "Yor\\ud800k" in report.read_text(encoding="utf-8")
+    case = json.loads((folder / "out" / "analysis.json").read_text(encoding="utf-8"))
+    assert "Yor\ud800k" in case["errors"]["cases"]["missed"][0]["gold"]
+    assert {x.name for x in (folder / "out").iterdir()} == {"analysis.json", "scores.json"}
+    write_predictions(tmp_path / "q.jsonl", have.predictions)
+    assert read_predictions(tmp_path / "q.jsonl").predictions == have.predictions
+    example = Example.from_tags(["in", "Yor\ud800k"], ["O", "B-city"])
+    task = Task("mine", [example], LabelSet.of(["city"]))
+    for _ in range(2):
+        run = run_tasks(ScriptedTagger, [task], tmp_path / "run", {})
+        assert run.predictions["mine"][0].num_correct == 1
+    assert run.num_resumed == 1
 
 
 def test_wrong_options_are_named(tmp_path):

@@ -112,6 +112,20 @@ def test_what_cannot_be_read_ends_or_is_set_aside(tmp_path, name):
     assert reason in rejected[0][1]
 
 
+def test_a_link_back_to_its_folder_is_not_followed(tmp_path):
+    write(tmp_path / "loop" / "a.txt", "hello")
+    write(tmp_path / "loop" / "deep" / "b.txt", "in 1980")
+    try:
+        (tmp_path / "loop" / "loop").symlink_to(".")
+        (tmp_path / "loop" / "deep" / "up").symlink_to("..")
+        (tmp_path / "loop" / "again").symlink_to("deep")  # not around itself: followed
+    except OSError:
+        pytest.skip("needs links")
+    texts, bad = read(tmp_path / "loop", skip=True)
+    assert [source.text for source in texts] == ["hello", "in 1980", "in 1980"]
+    assert not bad
+
+
 def test_one_bad_line_costs_one_line(tmp_path):
     good = [json.dumps({"text": text}).encode() for text in GOOD]
     path = write(tmp_path / "x.jsonl", b"\n".join([good[0], b"{", b"\xff", b"", good[1]]))

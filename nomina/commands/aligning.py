@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -12,8 +12,9 @@ from typing import Annotated, Any, Literal, cast
 import typer
 
 from nomina.alignment import AlignmentSummary, Unknown, align
-from nomina.commands.endings import user_errors
+from nomina.commands.endings import user_errors, write_utf8
 from nomina.corpora.files import write_whole
+from nomina.entities import tags_to_spans
 from nomina.errors import DataError
 from nomina.predictions import read_json_lines
 
@@ -33,6 +34,7 @@ def align_file(
     Args:
         path: JSON lines with `words` (or `tokens`, or GNER's `instance`), `completion` (or
             `prediction`) and, if known, the labels that were asked for (`labels`, `label_list`).
+            `labels` with a tag for each word are gold tags, and say nothing of what was asked for.
         summary: What happened is counted here.
         format: Format of completions that do not say their own: "gner" or "inline".
         matching: See `alignment.align`.
@@ -46,24 +48,38 @@ def align_file(
         FormatError: If a format is unknown, or a label is and `unknown` is "error".
     """
     for place, row in read_json_lines(path):
-        instance = row.get("instance")
-        words = (instance if isinstance(instance, dict) else row).get("words", row.get("tokens"))
+        instance = row["instance"] if isinstance(row.get("instance"), dict) else {}
+        words = instance.get("words", row.get("words", row.get("tokens")))
         completion = row.get("completion", row.get("prediction"))
         if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
             raise DataError(f"{place}: needs `words`, a list of strings. Keys: {sorted(row)}")
         if not isinstance(completion, str):
             raise DataError(f"{place}: needs `completion`, a string. Keys: {sorted(row)}")
-        labels = row.get("label_list", row.get("labels"))
         found = align(
             words,
             completion.strip(),
             str(row.get("format", format)),
-            labels or None,
+            _asked_for(row, words) or None,
             unknown=unknown,
             mode="gner" if matching == "published" else "best",
         )
         summary.add(found)
-        yield {"id": row.get("id", ""), "words": words, **found.to_dict()}
+        name = row.get("id", instance.get("id", ""))
+        yield {"id": name, "words": words, **found.to_dict()}
+
+
+def _asked_for(row: Mapping[str, Any], words: list[str]) -> Any:
+    """Return the labels that a row names; tags of its words, which may stand there, name none."""
+    labels = row.get("label_list", row.get("labels"))
+    if "label_list" in row or not isinstance(labels, list) or len(labels) != len(words):
+        return labels
+    if not all(isinstance(label, str) for label in labels):
+        return labels
+    try:
+        tags_to_spans(labels)
+    except DataError:
+        return labels
+    return None
 
 
 def align_command(
@@ -94,6 +110,8 @@ def align_command(
             matching=cast("Literal['best', 'published']", matching),
             unknown=cast("Unknown", unknown),
         )
+        if output is None:
+            write_utf8()
         with nullcontext(sys.stdout) if output is None else write_whole(output) as file:
             for row in rows:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")

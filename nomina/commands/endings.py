@@ -1,7 +1,8 @@
-"""How commands end: what goes wrong as one line, with the exit codes of `nomina.cli`."""
+"""How commands write and end: what goes wrong as one line, with the exit codes of `nomina.cli`."""
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -23,6 +24,12 @@ def user_errors() -> Iterator[None]:
     except BrokenPipeError as error:  # whoever read our output has gone, as `head` does
         close_output()
         raise typer.Exit(0) from error
+
+
+def write_utf8() -> None:
+    """Write standard output in UTF-8 unless it is a terminal: JSON and HTML have no locale."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.isatty():
+        sys.stdout.reconfigure(encoding="utf-8")
 
 
 def close_output() -> None:

@@ -5,7 +5,6 @@ Knows how to print documents and to keep count of what could not be read; the ta
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nomina.commands.endings import user_errors
+from nomina.commands.endings import user_errors, write_utf8
 from nomina.corpora import Report
 from nomina.documents import Document, documents_to_html, visible
 from nomina.entities import LabelSet
@@ -334,9 +333,8 @@ def register(app: typer.Typer) -> None:
         but some records could not be read (--skip-errors).
         """
         chosen = output or ("table" if sys.stdout.isatty() else "jsonl")
-        if chosen in ("jsonl", "html") and isinstance(sys.stdout, io.TextIOWrapper):
-            if not sys.stdout.isatty():  # files of these kinds are in UTF-8, whatever the locale
-                sys.stdout.reconfigure(encoding="utf-8")
+        if chosen in ("jsonl", "html"):
+            write_utf8()
         if chosen not in OUTPUTS:
             raise typer.BadParameter(f"--output must be one of {', '.join(OUTPUTS)}, was: {output}")
         with user_errors():

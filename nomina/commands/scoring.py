@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from nomina import reports
-from nomina.commands.endings import user_errors
+from nomina.commands.endings import user_errors, write_utf8
 from nomina.commands.extract import BeamsOption, DecodingOption
+from nomina.corpora.files import read_text
 from nomina.errors import DataError
 from nomina.evaluation import METRICS, NUM_RESAMPLES
 from nomina.protocols import PROTOCOLS
@@ -57,7 +58,7 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
     )
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
@@ -78,6 +79,7 @@ def _print(result: Result, *, as_json: bool, has_errors: bool) -> None:
     for note in result.notes:
         console.print(note, markup=False, highlight=False, soft_wrap=True)
     if as_json:
+        write_utf8()
         typer.echo(json.dumps(result.to_dict(), ensure_ascii=False))
         return
     out = _output()
@@ -103,14 +105,11 @@ def _seen(path: Path | None) -> tuple[str, ...] | None:
     """Labels of a file: a line each, or a JSON list, or an object with `labels`."""
     if path is None:
         return None
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
+    text = read_text(path)
     if text.lstrip()[:1] in ("[", "{"):
         try:
             data = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path}: is not JSON: {error}") from error
         labels = data.get("labels") if isinstance(data, dict) else data
         if not isinstance(labels, list) or not all(isinstance(x, str) for x in labels):
@@ -293,11 +292,13 @@ def compare_command(
         body = {n: {m: c.to_dict() for m, c in row.items()} for n, row in found.items()}
         average = body.pop("average", next(iter(body.values())) if len(body) == 1 else {})
         names = {"first": str(first), "second": str(second)}
+        write_utf8()
         typer.echo(json.dumps({"corpora": body, "average": average, **names}, ensure_ascii=False))
         return
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=f"{first.name} and {second.name}", title_justify="left")
+    table = Table(title=escape(f"{first.name} and {second.name}"), title_justify="left")
     for name in ("corpus", "metric"):
         table.add_column(name)
     for name in ("first", "second", "difference", "95 % interval", "p (bootstrap)", "p (McNemar)"):
@@ -305,7 +306,7 @@ def compare_command(
     for corpus, row in found.items():
         for metric_name, item in row.items():
             table.add_row(
-                corpus,
+                escape(corpus),
                 metric_name,
                 f"{100 * item.first:.2f}",
                 f"{100 * item.second:.2f}",

@@ -10,6 +10,7 @@ import functools
 import gzip
 import json
 import os
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ def read_set(name: str, split: str = "") -> Corpus:
         split: `train`, `dev` or `test`. Defaults to the first of these that the set has.
 
     Raises:
-        DataError: If there is no such set or split, or a line is malformed.
+        DataError: If there is no such set or split, or its file is damaged or a line malformed.
     """
     root = data_folder()
     folder = root / name
@@ -133,16 +134,17 @@ def _read_names(path: Path) -> list[str]:
 
 
 def _read_rows(path: Path, name: str) -> Iterator[Example]:
-    with gzip.open(path, "rb") as file:
-        number = 0
-        for number, line in enumerate(file, start=1):
-            try:
-                row = json.loads(line)
-                yield _example(row, str(number - 1), name)
-            except KeyError as error:
-                raise DataError(f"{path}:{number}: the row has no {error}") from error
-            except (NominaError, ValueError, TypeError) as error:
-                raise DataError(f"{path}:{number}: {error}") from error
+    number = 0
+    try:
+        with gzip.open(path, "rb") as file:
+            for number, line in enumerate(file, start=1):
+                yield _example(json.loads(line), str(number - 1), name)
+    except KeyError as error:
+        raise DataError(f"{path}:{number}: the row has no {error}") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}:{number + 1}: cannot be unpacked: {error}") from error
+    except (NominaError, ValueError, TypeError, RecursionError) as error:
+        raise DataError(f"{path}:{number}: {error}") from error
 
 
 _OWN_KEYS = frozenset({"tokens", "labels", "id", "source", "label_set"})
