@@ -1,5 +1,6 @@
 import gzip
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from typer.testing import CliRunner
 from nomina.commands.convert import convert, register
 from nomina.corpora import FORMATS, FileOptions, read_examples
 from nomina.errors import DataError
+from nomina.predictions import read_json_lines
 
 DATA = Path(__file__).parent / "data"
 CLEAN = '{"text": "Ann saw New York.", "entities": [{"label": "city", "start": 8, "end": 16}]}\n'
@@ -129,3 +131,37 @@ def test_a_split_of_a_named_set(tmp_path, monkeypatch):
     assert convert("mine:dev", tmp_path / "out.conll").num_entities == 1
     with pytest.raises(DataError, match="no such file"):
         convert("mine:test", tmp_path / "out.conll")
+
+
+@pytest.fixture
+def pipe():
+    """Makes a pipe that holds bytes (64 KiB at most), and gives its name."""
+    opened = []
+
+    def fill(data):
+        source, sink = os.pipe()
+        opened.append(source)
+        os.write(sink, data)
+        os.close(sink)
+        return f"/dev/fd/{source}"
+
+    yield fill
+    for number in opened:
+        os.close(number)
+
+
+def test_a_pipe_is_read_once(pipe, tmp_path):
+    """Its head went to the guess: 17,437 of 20,000 texts were left, and the first was a fragment."""
+    path = pipe(b"in\tO\nParis\tB-city\n\n" * 1000)
+    with pytest.raises(DataError, match="is a pipe .* only once. Name its format with --from"):
+        convert(path, tmp_path / "out.jsonl")
+    done = convert(path, tmp_path / "out.jsonl", from_format="conll")
+    assert (done.num_examples, done.num_entities) == (1000, 1000)
+    with pytest.raises(DataError, match="Save the JSON array to a file first"):
+        convert(pipe(b'[{"text": "a"}]'), tmp_path / "out.jsonl", from_format="nomina")
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_predictions_in_a_pipe(pipe, pack):
+    path = pipe(pack(b'{"id": "a"}\n' * 5))
+    assert [row for _, row in read_json_lines(path)] == [{"id": "a"}] * 5

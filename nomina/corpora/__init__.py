@@ -19,7 +19,7 @@ from nomina.corpora.collection import data_folder, default_sets, read_index, rea
 from nomina.corpora.conll import guess_columns, read_conll, write_conll
 from nomina.corpora.corpus import Corpus, Rejected, Report, collect_labels, paused_gc
 from nomina.corpora.docbin import read_docbin, write_docbin
-from nomina.corpora.files import check_is_text, read_head
+from nomina.corpora.files import check_is_file, check_is_text, read_head
 from nomina.corpora.jsonl import guess_dialect, read_dialect, read_records, write_dialect
 from nomina.corpora.labelstudio import is_task, read_label_studio, write_label_studio
 from nomina.corpora.standoff import read_brat, write_brat
@@ -279,12 +279,14 @@ def guess_format(path: Path) -> str:
     """Return the format of a file, as its content says; the name only settles ties.
 
     Raises:
-        DataError: If there is no such file, it is empty, or its content is of no known format.
+        DataError: If there is no such file, it is empty, or its content is of no known format; if
+            it is a pipe, of which nothing would be left to read.
     """
     if path.is_dir():
         return _guess_folder(path)
     if path.suffix == ".ann" or (path.suffix == ".txt" and path.with_suffix(".ann").exists()):
         return "brat"
+    check_is_file(path, "Name its format with --from, or save it to a file first.")
     head = read_head(path)
     if head[:4] == b"PAR1":
         return "parquet"

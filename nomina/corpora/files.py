@@ -49,6 +49,16 @@ class _Unpacked(gzip.GzipFile):
         self._packed.close()
 
 
+def check_is_file(path: Path, advice: str) -> None:
+    """Check that a file can be read more than once.
+
+    Raises:
+        DataError: If it is a pipe or a device: what was read of it is gone.
+    """
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path}: is a pipe or a device, and can be read only once. {advice}")
+
+
 def read_head(path: Path, num_bytes: int = 2**16) -> bytes:
     """Return the first bytes of a file, unpacked.
 

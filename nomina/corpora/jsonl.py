@@ -21,7 +21,7 @@ from nomina.corpora.corpus import (
     check_words,
     own_fields,
 )
-from nomina.corpora.files import read_lines, read_text, write_whole
+from nomina.corpora.files import check_is_file, read_lines, read_text, write_whole
 from nomina.entities import Entity, Example, LabelSet, Span, join_words
 from nomina.errors import DataError, LabelError
 
@@ -43,7 +43,8 @@ def read_records(path: Path, report: Report) -> Iterator[tuple[str, Any, str]]:
     """Yield the records of a JSONL file, or of a JSON array, with place and raw text.
 
     Raises:
-        DataError: If the file is not UTF-8 or not JSON; unless errors are skipped, for a bad line.
+        DataError: If the file is not UTF-8 or not JSON, or is an array in a pipe; unless errors
+            are skipped, for a bad line.
     """
     lines = read_lines(path, report)
     decode = json.JSONDecoder().raw_decode
@@ -54,6 +55,7 @@ def read_records(path: Path, report: Report) -> Iterator[tuple[str, Any, str]]:
         if not stripped:
             continue
         if is_first and stripped[0] == "[":
+            check_is_file(path, "Save the JSON array to a file first, or write JSON lines.")
             lines.close()  # type: ignore[attr-defined]
             yield from _read_array(path)
             return
