@@ -151,9 +151,9 @@ def pipe():
 
 
 def test_a_pipe_is_read_once(pipe, tmp_path):
-    """Its head went to the guess: 17,437 of 20,000 texts were left, and the first was a fragment."""
+    """Its head went to the guess: 17,437 of 20,000 texts were left, the first a fragment."""
     path = pipe(b"in\tO\nParis\tB-city\n\n" * 1000)
-    with pytest.raises(DataError, match="is a pipe .* only once. Name its format with --from"):
+    with pytest.raises(DataError, match=r"is a pipe .* only once. Name its format with --from"):
         convert(path, tmp_path / "out.jsonl")
     done = convert(path, tmp_path / "out.jsonl", from_format="conll")
     assert (done.num_examples, done.num_entities) == (1000, 1000)

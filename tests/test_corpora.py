@@ -412,6 +412,83 @@ def test_a_first_record_without_marks_does_not_hide_whose_they_are(tmp_path, rec
 
 
 @pytest.mark.parametrize(
+    "fields",
+    [
+        {"annotator": "bob"},
+        {"annotator": 1, "annotation_id": 1, "lead_time": 2.5, "label": []},
+        {"spans": []},
+        {"tokens": ["Ann", "."], "tags": ["O", "O"]},
+        {"tokens": ["Ann", "."], "tags": ["travel", "news"]},
+    ],
+)
+@pytest.mark.parametrize("before", [[], [{"text": "Hm.", "entities": []}]])
+def test_fields_that_other_tools_have_too_hide_no_entities(tmp_path, fields, before):
+    records = [*before, {"text": "Ann.", "entities": [ANN]}]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({**record, **fields}) + "\n" for record in records))
+    *_, last = read_examples(path)
+    assert [(e.text, e.label) for e in last.entities()] == [("Ann", "person")]
+    assert dict(last.extra) == fields
+
+
+@pytest.mark.parametrize("name", ["entities", "spans", "label"])
+def test_tasks_of_label_studio_may_name_their_result_as_others_do(tmp_path, name):
+    region = {"start": 0, "end": 3, "text": "Ann", "labels": ["person"]}
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([{"id": 1, "text": "Ann.", name: [region], "annotator": 1}]))
+    assert guess_format(path) == "label-studio"
+    (example,) = read_examples(path)
+    assert [e.label for e in example.entities()] == ["person"]
+
+
+MARKED = {"entities": [ANN], "label": [[0, 3, "person"]], "spans": [ANN]}
+
+
+@pytest.mark.parametrize("marks", MARKED)
+def test_the_key_of_the_text_is_named(tmp_path, marks):
+    record = {"body": "Ann.", marks: MARKED[marks]}
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps(record))
+    options = FileOptions(text_column="body")
+    (example,) = read_examples(path, options=options)
+    assert (example.text, [e.text for e in example.entities()]) == ("Ann.", ["Ann"])
+    with pytest.raises(DataError, match=r"has no 'bdoy'|Expected 'bdoy'"):
+        list(read_examples(path, options=FileOptions(text_column="bdoy")))
+    path.write_text(json.dumps({**record, "text": "TITLE"}))
+    with pytest.raises(DataError, match=r"a.jsonl:1: has no 'bdoy'; its keys are \['body', "):
+        list(read_examples(path, options=FileOptions(text_column="bdoy")))
+    (tmp_path / "b.csv").write_text("text,body\nTITLE,Ann.\n")
+    for name in ("a.jsonl", "b.csv"):
+        report = Report()
+        (example,) = read_examples(tmp_path / name, options=options, report=report)
+        assert example.text == "Ann."
+        assert "another one was named as the text: text" in report.lines()[0]
+
+
+def test_words_need_no_key_of_a_text(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"tokens": ["Ann"], "labels": ["B-x"], "body": "Ann."}')
+    (example,) = read_examples(path, options=FileOptions(text_column="body"))
+    assert (example.tags, example.extra["body"]) == (["B-x"], "Ann.")
+
+
+@pytest.mark.parametrize("name", ["nomina", "parquet"])
+def test_an_entity_without_a_score_has_1(tmp_path, name):
+    need(name)
+    path = tmp_path / f"a{FORMATS[name].suffix}"
+    if name == "parquet":
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        two = [{**ANN, "score": None}, {**ANN, "start": 4, "end": 7, "score": 0.5}]
+        pq.write_table(pa.table({"text": ["Ann Bob"], "entities": [two]}), path)
+    else:
+        path.write_text(json.dumps({"text": "Ann Bob", "entities": [{**ANN, "score": None}]}))
+    (example,) = read_examples(path)
+    assert [scored(example)[0][-1], len(example.spans)] == [1.0, 2 if name == "parquet" else 1]
+
+
+@pytest.mark.parametrize(
     ("lines", "want", "loss"),
     [
         (  # CoNLL-U: a token of two words, an empty node
@@ -544,6 +621,13 @@ def test_gzip_and_byte_order_mark(tmp_path):
             r"a.jsonl:1: entity 'x' says 'bc', but the text from 0 to 2 is 'ab'",
         ),
         ("a.jsonl", b'{"text": "a", "entities": [{"label": "x", "start": 0}]}', "has no 'end'"),
+        ("a.jsonl", b'{"text": "a", "entities": [1]}', "a.jsonl:1: is not a record of nomina"),
+        ("a.json", b'[{"text": "a", "entities": [null]}]', "record 1: is not a record of nomina"),
+        (
+            "a.jsonl",
+            b'{"text": "a", "entities": [{"label": "x", "start": 0, "end": 1, "score": NaN}]}',
+            r"a.jsonl:1: entity 'x' \[0, 1\) has the score nan. Expected a number",
+        ),
         ("a.jsonl", b'{"text": "\\ud83d"}', r"a.jsonl:1: .*surrogate"),
         ("a.jsonl", b'{"text": "\\uD83D"}', r"a.jsonl:1: .*surrogate"),
         ("a.json", b'[{"text": "\\uD83D"}]', "surrogate"),

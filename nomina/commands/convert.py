@@ -108,7 +108,7 @@ def convert(
     path, out = resolve_source(str(source)), Path(target)
     to = to or _format_by_suffix(out)
     find_format(to)
-    from_format = find_format(from_format or guess_format(path)).name
+    from_format = find_format(from_format or guess_format(path, options.text_column)).name
     if out.exists() and out.resolve() == path.resolve():
         raise DataError(f"{target}: is the file that is read. Give another name.")
     result = Conversion(from_format, to, read=Report(skip_errors=skip_errors))

@@ -24,7 +24,7 @@ from nomina.corpora.files import (
     write_whole_folder,
     write_whole_path,
 )
-from nomina.corpora.jsonl import DIALECTS, label_table, scored_entities
+from nomina.corpora.jsonl import DIALECTS, TEXT_LEFT_OUT, label_table, scored_entities
 from nomina.entities import Example
 from nomina.errors import DataError, LabelError, MissingExtraError
 
@@ -59,6 +59,8 @@ def _parse_row(
     if not text_column:
         return DIALECTS["gner"].parse(record, report, place, index)
     if text_column != "text":
+        if "text" in record:
+            report.lose(TEXT_LEFT_OUT, place)
         record["text"] = record.pop(text_column, None)
     if record.get("text") is None:
         raise DataError("the text is missing (null)")
