@@ -133,6 +133,40 @@ def test_a_split_of_a_named_set(tmp_path, monkeypatch):
         convert("mine:test", tmp_path / "out.conll")
 
 
+def side_records(path):
+    return [json.loads(line) for line in Path(f"{path}.errors.jsonl").read_text().splitlines()]
+
+
+def test_the_side_file_is_of_this_run(tmp_path):
+    source, target = tmp_path / "a.csv", tmp_path / "b.jsonl"
+    source.write_text("id,text\n1\n")
+    with pytest.raises(DataError, match=r"holds no text. .* All are in .*b.jsonl.errors.jsonl"):
+        convert(source, target, skip_errors=True)
+    assert side_records(target)[0]["reason"] == "the row has 1 columns, the header has 2"
+    source.write_text("id,text\n1,fine\n")
+    assert convert(source, target, skip_errors=True).errors == ""
+    assert sorted(os.listdir(tmp_path)) == ["a.csv", "b.jsonl"]
+
+
+def test_the_side_file_of_a_target_is_not_its_source(tmp_path):
+    source = tmp_path / "o.csv.errors.jsonl"
+    source.write_text('{"raw": "fine"}\n{}\n')
+    options = FileOptions(text_column="raw")
+    with pytest.raises(DataError, match="what cannot be read would be written to it"):
+        convert(source, tmp_path / "o.csv", skip_errors=True, options=options)
+    assert os.listdir(tmp_path) == [source.name]
+
+
+def test_an_open_quote_keeps_what_it_takes(tmp_path):
+    source, target = tmp_path / "a.csv", tmp_path / "b.jsonl"
+    source.write_text('id,text\n0,ok\n1,"open\n2,fine\n3,good\n')
+    assert convert(source, target, skip_errors=True).num_examples == 1
+    (record,) = side_records(target)
+    assert record["place"].endswith("a.csv:3")
+    assert "in a quote over 3 lines" in record["reason"]
+    assert record["raw"] == '1,"open\n2,fine\n3,good'
+
+
 @pytest.fixture
 def pipe():
     """Makes a pipe that holds bytes (64 KiB at most), and gives its name."""

@@ -574,6 +574,77 @@ def test_places_count_lines_that_were_set_aside(tmp_path):
     assert [r.place.rsplit(":", 1)[1] for r in report.rejected] == ["3", "5"]
 
 
+@pytest.mark.parametrize(
+    ("name", "data", "want", "place", "raw"),
+    [
+        (
+            "a.csv",
+            b'id,text\n1,"line one\nbad \xff line\nline three"\n2,\xfe\n3,fine\n',
+            ["fine"],
+            [3, 5],
+            '1,"line one\nbad \\xff line\nline three"',
+        ),
+        (
+            "a.conll",
+            b"John\tB-per\n\xffvan\tI-per\nDyke\tI-per\nleft\tO\n\n\n"
+            b"# text = \xff\nhe\tO\nran\tO\n\nAnn\tB-per\n\n# text = \xff\n",
+            ["Ann"],
+            [2, 7, 13],
+            "John\tB-per\n\\xffvan\tI-per\nDyke\tI-per\nleft\tO",
+        ),
+    ],
+)
+def test_a_line_that_is_not_utf8_takes_its_record_along(tmp_path, name, data, want, place, raw):
+    path = tmp_path / name
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=rf"{name}:{place[0]}: byte 0xff in column \d is not UTF-8"):
+        list(read_examples(path))
+    report = Report(skip_errors=True)
+    assert [e.text for e in read_examples(path, report=report)] == want
+    assert [int(r.place.rsplit(":", 1)[1]) for r in report.rejected] == place
+    assert report.rejected[0].raw == raw
+
+
+def test_a_header_that_is_not_utf8_is_no_bad_row(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"text,\xff\ntext,id\nx,y\n")
+    with pytest.raises(DataError, match=r"a.csv:1: byte 0xff"):
+        list(read_examples(path, report=Report(skip_errors=True)))
+
+
+def test_the_column_of_a_commented_file_has_labels_with_spaces(tmp_path):
+    example = Example.from_tags(
+        ["Tom", "Sawyer"], ["B-fictional being", "I-fictional being"], id="d"
+    )
+    write_examples([example, example], tmp_path / "a.conll", "conll")
+    have = read_examples(tmp_path / "a.conll", options=FileOptions(tag_column=2))
+    assert [e.spans for e in have] == [example.spans] * 2
+
+
+def test_conll_keeps_ids_behind_texts_that_it_leaves_out(tmp_path):
+    written = [Example.from_entities(text, [], id=str(i)) for i, text in enumerate("a bc")]
+    have, _ = round_trip(written, "conll", tmp_path)
+    assert [e.id for e in have] == ["0", "2", "3"]
+
+
+def test_words_that_look_like_marks_of_documents_are_named(tmp_path):
+    words = [["in", "-DOCSTART-", "-DOCEND-x", "Paris"], ["-DOCSTART-"], ["-DOC", "a-DOCSTART-"]]
+    tags = [["O", "O", "B-city", "I-city"], ["O"], ["O", "O"]]
+    written = [
+        Example.from_tags(*x, id=str(i)) for i, x in enumerate(zip(words, tags, strict=True))
+    ]
+    report = Report()
+    have, _ = round_trip(written, "conll", tmp_path, report)
+    assert report.lines() == (
+        "3 words left out, because CoNLL reads them as the mark of a document (example 0, "
+        "example 1)",
+        "1 texts without a word left out (example 1)",
+    )
+    assert [(e.id, e.words) for e in have] == [("0", ["in", "Paris"]), ("2", words[2])]
+    assert [e.label for e in have[0].entities()] == ["city"]
+    assert not have[1].extra.get("document")
+
+
 def test_csv_with_semicolons_and_line_breaks():
     corpus = read_corpus(str(DATA / "semicolons.csv"))
     assert [e.text for e in corpus.examples] == ["Ann saw\nNew York; twice", "Rain."]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ from nomina.corpora.corpus import (
     check_words,
     own_fields,
 )
-from nomina.corpora.files import check_is_file, read_lines, read_text, write_whole
+from nomina.corpora.files import BadLine, check_is_file, read_lines, read_text, write_whole
 from nomina.entities import Entity, Example, LabelSet, Span, join_words
 from nomina.errors import DataError, LabelError
 
@@ -47,13 +48,17 @@ def read_records(path: Path, report: Report) -> Iterator[tuple[str, Any, str]]:
         DataError: If the file is not UTF-8 or not JSON, or is an array in a pipe; unless errors
             are skipped, for a bad line.
     """
-    lines = read_lines(path, report)
+    bad: deque[BadLine] = deque()
+    lines = read_lines(path, bad)
     decode = json.JSONDecoder().raw_decode
     name = str(path)
     is_first = True
     for number, line in lines:
         stripped = line.strip()
         if not stripped:
+            continue
+        if bad:
+            report.reject(f"{name}:{number}", bad.popleft().reason, line)
             continue
         if is_first and stripped[0] == "[":
             check_is_file(path, "Save the JSON array to a file first, or write JSON lines.")
