@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
+import io
 import json
 import math
 import os
@@ -29,6 +30,7 @@ from pathlib import Path
 from typing import Any, TextIO, cast
 
 from nomina.alignment import Alignment, AlignmentSummary, Mode, Unknown, align, gner_spans
+from nomina.corpora.files import open_bytes
 from nomina.entities import Example, Span, normalize_label, tags_to_spans
 from nomina.errors import DataError, NominaError
 
@@ -253,10 +255,7 @@ def read_json_lines(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """
     path = Path(path)
     try:
-        with path.open("rb") as raw:
-            is_gzip = raw.read(2) == b"\x1f\x8b"
-        opener = gzip.open if is_gzip else open
-        with cast("TextIO", opener(path, "rt", encoding="utf-8-sig")) as file:
+        with open_bytes(path) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig") as file:
             for number, line in enumerate(file, start=1):
                 if not line.strip():
                     continue

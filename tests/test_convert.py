@@ -1,5 +1,6 @@
 import gzip
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from typer.testing import CliRunner
 from nomina.commands.convert import convert, register
 from nomina.corpora import FORMATS, FileOptions, read_examples
 from nomina.errors import DataError
+from nomina.predictions import read_json_lines
 
 DATA = Path(__file__).parent / "data"
 CLEAN = '{"text": "Ann saw New York.", "entities": [{"label": "city", "start": 8, "end": 16}]}\n'
@@ -129,3 +131,71 @@ def test_a_split_of_a_named_set(tmp_path, monkeypatch):
     assert convert("mine:dev", tmp_path / "out.conll").num_entities == 1
     with pytest.raises(DataError, match="no such file"):
         convert("mine:test", tmp_path / "out.conll")
+
+
+def side_records(path):
+    return [json.loads(line) for line in Path(f"{path}.errors.jsonl").read_text().splitlines()]
+
+
+def test_the_side_file_is_of_this_run(tmp_path):
+    source, target = tmp_path / "a.csv", tmp_path / "b.jsonl"
+    source.write_text("id,text\n1\n")
+    with pytest.raises(DataError, match=r"holds no text. .* All are in .*b.jsonl.errors.jsonl"):
+        convert(source, target, skip_errors=True)
+    assert side_records(target)[0]["reason"] == "the row has 1 columns, the header has 2"
+    source.write_text("id,text\n1,fine\n")
+    assert convert(source, target, skip_errors=True).errors == ""
+    assert sorted(os.listdir(tmp_path)) == ["a.csv", "b.jsonl"]
+
+
+def test_the_side_file_of_a_target_is_not_its_source(tmp_path):
+    source = tmp_path / "o.csv.errors.jsonl"
+    source.write_text('{"raw": "fine"}\n{}\n')
+    options = FileOptions(text_column="raw")
+    with pytest.raises(DataError, match="what cannot be read would be written to it"):
+        convert(source, tmp_path / "o.csv", skip_errors=True, options=options)
+    assert os.listdir(tmp_path) == [source.name]
+
+
+def test_an_open_quote_keeps_what_it_takes(tmp_path):
+    source, target = tmp_path / "a.csv", tmp_path / "b.jsonl"
+    source.write_text('id,text\n0,ok\n1,"open\n2,fine\n3,good\n')
+    assert convert(source, target, skip_errors=True).num_examples == 1
+    (record,) = side_records(target)
+    assert record["place"].endswith("a.csv:3")
+    assert "in a quote over 3 lines" in record["reason"]
+    assert record["raw"] == '1,"open\n2,fine\n3,good'
+
+
+@pytest.fixture
+def pipe():
+    """Makes a pipe that holds bytes (64 KiB at most), and gives its name."""
+    opened = []
+
+    def fill(data):
+        source, sink = os.pipe()
+        opened.append(source)
+        os.write(sink, data)
+        os.close(sink)
+        return f"/dev/fd/{source}"
+
+    yield fill
+    for number in opened:
+        os.close(number)
+
+
+def test_a_pipe_is_read_once(pipe, tmp_path):
+    """Its head went to the guess: 17,437 of 20,000 texts were left, the first a fragment."""
+    path = pipe(b"in\tO\nParis\tB-city\n\n" * 1000)
+    with pytest.raises(DataError, match=r"is a pipe .* only once. Name its format with --from"):
+        convert(path, tmp_path / "out.jsonl")
+    done = convert(path, tmp_path / "out.jsonl", from_format="conll")
+    assert (done.num_examples, done.num_entities) == (1000, 1000)
+    with pytest.raises(DataError, match="Save the JSON array to a file first"):
+        convert(pipe(b'[{"text": "a"}]'), tmp_path / "out.jsonl", from_format="nomina")
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_predictions_in_a_pipe(pipe, pack):
+    path = pipe(pack(b'{"id": "a"}\n' * 5))
+    assert [row for _, row in read_json_lines(path)] == [{"id": "a"}] * 5

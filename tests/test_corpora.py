@@ -412,6 +412,83 @@ def test_a_first_record_without_marks_does_not_hide_whose_they_are(tmp_path, rec
 
 
 @pytest.mark.parametrize(
+    "fields",
+    [
+        {"annotator": "bob"},
+        {"annotator": 1, "annotation_id": 1, "lead_time": 2.5, "label": []},
+        {"spans": []},
+        {"tokens": ["Ann", "."], "tags": ["O", "O"]},
+        {"tokens": ["Ann", "."], "tags": ["travel", "news"]},
+    ],
+)
+@pytest.mark.parametrize("before", [[], [{"text": "Hm.", "entities": []}]])
+def test_fields_that_other_tools_have_too_hide_no_entities(tmp_path, fields, before):
+    records = [*before, {"text": "Ann.", "entities": [ANN]}]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({**record, **fields}) + "\n" for record in records))
+    *_, last = read_examples(path)
+    assert [(e.text, e.label) for e in last.entities()] == [("Ann", "person")]
+    assert dict(last.extra) == fields
+
+
+@pytest.mark.parametrize("name", ["entities", "spans", "label"])
+def test_tasks_of_label_studio_may_name_their_result_as_others_do(tmp_path, name):
+    region = {"start": 0, "end": 3, "text": "Ann", "labels": ["person"]}
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([{"id": 1, "text": "Ann.", name: [region], "annotator": 1}]))
+    assert guess_format(path) == "label-studio"
+    (example,) = read_examples(path)
+    assert [e.label for e in example.entities()] == ["person"]
+
+
+MARKED = {"entities": [ANN], "label": [[0, 3, "person"]], "spans": [ANN]}
+
+
+@pytest.mark.parametrize("marks", MARKED)
+def test_the_key_of_the_text_is_named(tmp_path, marks):
+    record = {"body": "Ann.", marks: MARKED[marks]}
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps(record))
+    options = FileOptions(text_column="body")
+    (example,) = read_examples(path, options=options)
+    assert (example.text, [e.text for e in example.entities()]) == ("Ann.", ["Ann"])
+    with pytest.raises(DataError, match=r"has no 'bdoy'|Expected 'bdoy'"):
+        list(read_examples(path, options=FileOptions(text_column="bdoy")))
+    path.write_text(json.dumps({**record, "text": "TITLE"}))
+    with pytest.raises(DataError, match=r"a.jsonl:1: has no 'bdoy'; its keys are \['body', "):
+        list(read_examples(path, options=FileOptions(text_column="bdoy")))
+    (tmp_path / "b.csv").write_text("text,body\nTITLE,Ann.\n")
+    for name in ("a.jsonl", "b.csv"):
+        report = Report()
+        (example,) = read_examples(tmp_path / name, options=options, report=report)
+        assert example.text == "Ann."
+        assert "another one was named as the text: text" in report.lines()[0]
+
+
+def test_words_need_no_key_of_a_text(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"tokens": ["Ann"], "labels": ["B-x"], "body": "Ann."}')
+    (example,) = read_examples(path, options=FileOptions(text_column="body"))
+    assert (example.tags, example.extra["body"]) == (["B-x"], "Ann.")
+
+
+@pytest.mark.parametrize("name", ["nomina", "parquet"])
+def test_an_entity_without_a_score_has_1(tmp_path, name):
+    need(name)
+    path = tmp_path / f"a{FORMATS[name].suffix}"
+    if name == "parquet":
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        two = [{**ANN, "score": None}, {**ANN, "start": 4, "end": 7, "score": 0.5}]
+        pq.write_table(pa.table({"text": ["Ann Bob"], "entities": [two]}), path)
+    else:
+        path.write_text(json.dumps({"text": "Ann Bob", "entities": [{**ANN, "score": None}]}))
+    (example,) = read_examples(path)
+    assert [scored(example)[0][-1], len(example.spans)] == [1.0, 2 if name == "parquet" else 1]
+
+
+@pytest.mark.parametrize(
     ("lines", "want", "loss"),
     [
         (  # CoNLL-U: a token of two words, an empty node
@@ -497,6 +574,77 @@ def test_places_count_lines_that_were_set_aside(tmp_path):
     assert [r.place.rsplit(":", 1)[1] for r in report.rejected] == ["3", "5"]
 
 
+@pytest.mark.parametrize(
+    ("name", "data", "want", "place", "raw"),
+    [
+        (
+            "a.csv",
+            b'id,text\n1,"line one\nbad \xff line\nline three"\n2,\xfe\n3,fine\n',
+            ["fine"],
+            [3, 5],
+            '1,"line one\nbad \\xff line\nline three"',
+        ),
+        (
+            "a.conll",
+            b"John\tB-per\n\xffvan\tI-per\nDyke\tI-per\nleft\tO\n\n\n"
+            b"# text = \xff\nhe\tO\nran\tO\n\nAnn\tB-per\n\n# text = \xff\n",
+            ["Ann"],
+            [2, 7, 13],
+            "John\tB-per\n\\xffvan\tI-per\nDyke\tI-per\nleft\tO",
+        ),
+    ],
+)
+def test_a_line_that_is_not_utf8_takes_its_record_along(tmp_path, name, data, want, place, raw):
+    path = tmp_path / name
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=rf"{name}:{place[0]}: byte 0xff in column \d is not UTF-8"):
+        list(read_examples(path))
+    report = Report(skip_errors=True)
+    assert [e.text for e in read_examples(path, report=report)] == want
+    assert [int(r.place.rsplit(":", 1)[1]) for r in report.rejected] == place
+    assert report.rejected[0].raw == raw
+
+
+def test_a_header_that_is_not_utf8_is_no_bad_row(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"text,\xff\ntext,id\nx,y\n")
+    with pytest.raises(DataError, match=r"a.csv:1: byte 0xff"):
+        list(read_examples(path, report=Report(skip_errors=True)))
+
+
+def test_the_column_of_a_commented_file_has_labels_with_spaces(tmp_path):
+    example = Example.from_tags(
+        ["Tom", "Sawyer"], ["B-fictional being", "I-fictional being"], id="d"
+    )
+    write_examples([example, example], tmp_path / "a.conll", "conll")
+    have = read_examples(tmp_path / "a.conll", options=FileOptions(tag_column=2))
+    assert [e.spans for e in have] == [example.spans] * 2
+
+
+def test_conll_keeps_ids_behind_texts_that_it_leaves_out(tmp_path):
+    written = [Example.from_entities(text, [], id=str(i)) for i, text in enumerate("a bc")]
+    have, _ = round_trip(written, "conll", tmp_path)
+    assert [e.id for e in have] == ["0", "2", "3"]
+
+
+def test_words_that_look_like_marks_of_documents_are_named(tmp_path):
+    words = [["in", "-DOCSTART-", "-DOCEND-x", "Paris"], ["-DOCSTART-"], ["-DOC", "a-DOCSTART-"]]
+    tags = [["O", "O", "B-city", "I-city"], ["O"], ["O", "O"]]
+    written = [
+        Example.from_tags(*x, id=str(i)) for i, x in enumerate(zip(words, tags, strict=True))
+    ]
+    report = Report()
+    have, _ = round_trip(written, "conll", tmp_path, report)
+    assert report.lines() == (
+        "3 words left out, because CoNLL reads them as the mark of a document (example 0, "
+        "example 1)",
+        "1 texts without a word left out (example 1)",
+    )
+    assert [(e.id, e.words) for e in have] == [("0", ["in", "Paris"]), ("2", words[2])]
+    assert [e.label for e in have[0].entities()] == ["city"]
+    assert not have[1].extra.get("document")
+
+
 def test_csv_with_semicolons_and_line_breaks():
     corpus = read_corpus(str(DATA / "semicolons.csv"))
     assert [e.text for e in corpus.examples] == ["Ann saw\nNew York; twice", "Rain."]
@@ -544,6 +692,13 @@ def test_gzip_and_byte_order_mark(tmp_path):
             r"a.jsonl:1: entity 'x' says 'bc', but the text from 0 to 2 is 'ab'",
         ),
         ("a.jsonl", b'{"text": "a", "entities": [{"label": "x", "start": 0}]}', "has no 'end'"),
+        ("a.jsonl", b'{"text": "a", "entities": [1]}', "a.jsonl:1: is not a record of nomina"),
+        ("a.json", b'[{"text": "a", "entities": [null]}]', "record 1: is not a record of nomina"),
+        (
+            "a.jsonl",
+            b'{"text": "a", "entities": [{"label": "x", "start": 0, "end": 1, "score": NaN}]}',
+            r"a.jsonl:1: entity 'x' \[0, 1\) has the score nan. Expected a number",
+        ),
         ("a.jsonl", b'{"text": "\\ud83d"}', r"a.jsonl:1: .*surrogate"),
         ("a.jsonl", b'{"text": "\\uD83D"}', r"a.jsonl:1: .*surrogate"),
         ("a.json", b'[{"text": "\\uD83D"}]', "surrogate"),

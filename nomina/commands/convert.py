@@ -97,7 +97,7 @@ def convert(
         to: A key of `FORMATS`. Defaults to what the ending of `target` says.
         from_format: A key of `FORMATS`. Defaults to what the content says.
         skip_errors: Whether records that cannot be read are written to `TARGET.errors.jsonl`
-            instead of ending the conversion.
+            instead of ending the conversion; where there are none, there is no such file after it.
         options: What files do not say of themselves.
 
     Raises:
@@ -108,21 +108,30 @@ def convert(
     path, out = resolve_source(str(source)), Path(target)
     to = to or _format_by_suffix(out)
     find_format(to)
-    from_format = find_format(from_format or guess_format(path)).name
+    from_format = find_format(from_format or guess_format(path, options.text_column)).name
     if out.exists() and out.resolve() == path.resolve():
         raise DataError(f"{target}: is the file that is read. Give another name.")
+    side = out.with_name(out.name + ".errors.jsonl")
+    if skip_errors and side.resolve() == path.resolve():
+        raise DataError(
+            f"{source}: what cannot be read would be written to it. Rename one of them."
+        )
     result = Conversion(from_format, to, read=Report(skip_errors=skip_errors))
     examples = result.count(read_examples(path, from_format, options, result.read))
-    if (first := next(examples, None)) is None:
-        raise DataError(f"{source}: holds no text. {' '.join(result.read.lines())}".rstrip())
-    write_examples(_chain(first, examples), out, to, options, result.written)
+    if (first := next(examples, None)) is not None:
+        write_examples(_chain(first, examples), out, to, options, result.written)
     if result.read.rejected:
-        side = out.with_name(out.name + ".errors.jsonl")
         with write_whole(side) as file:
             for record in result.read.rejected:
                 row = {"place": record.place, "reason": record.reason, "raw": record.raw}
                 file.write(json.dumps(row) + "\n")
         result.errors = str(side)
+    elif skip_errors and side.is_file():
+        side.unlink()  # of a run before
+    if first is None:
+        where = f" All are in {side}." if result.errors else ""
+        lines = " ".join(result.read.lines())
+        raise DataError(f"{source}: holds no text. {lines}{where}".rstrip())
     return result
 
 

@@ -19,7 +19,7 @@ from nomina.corpora.collection import data_folder, default_sets, read_index, rea
 from nomina.corpora.conll import guess_columns, read_conll, write_conll
 from nomina.corpora.corpus import Corpus, Rejected, Report, collect_labels, paused_gc
 from nomina.corpora.docbin import read_docbin, write_docbin
-from nomina.corpora.files import check_is_text, read_head
+from nomina.corpora.files import check_is_file, check_is_text, read_head
 from nomina.corpora.jsonl import guess_dialect, read_dialect, read_records, write_dialect
 from nomina.corpora.labelstudio import is_task, read_label_studio, write_label_studio
 from nomina.corpora.standoff import read_brat, write_brat
@@ -60,7 +60,7 @@ class FileOptions:
     """What a file does not say of itself.
 
     Attributes:
-        text_column: Column or key that holds the text (tables, Label Studio); empty for `text`.
+        text_column: Column or key that holds the text (tables, JSON); empty for `text`.
         tag_column: Column of the tags in CoNLL, from 1; `None` for the last one that holds tags.
         scheme: Tags to write in CoNLL: "BIO", "IOB1" or "BIOES".
     """
@@ -91,7 +91,7 @@ def _dialect(name: str, about: str) -> FileFormat:
         name,
         ".jsonl",
         about,
-        lambda path, report, options: read(path, report),
+        lambda path, report, options: read(path, report, options.text_column),
         lambda examples, path, report, options: write(examples, path, report),
     )
 
@@ -232,7 +232,7 @@ def read_examples(
         MissingExtraError: If the format needs a package that is not installed.
     """
     path = Path(path)
-    chosen = find_format(file_format or guess_format(path))
+    chosen = find_format(file_format or guess_format(path, options.text_column))
     yield from chosen.read(path, Report() if report is None else report, options)
 
 
@@ -275,16 +275,22 @@ def find_format(name: str) -> FileFormat:
 # Which format is it?
 
 
-def guess_format(path: Path) -> str:
+def guess_format(path: Path, text_column: str = "") -> str:
     """Return the format of a file, as its content says; the name only settles ties.
 
+    Args:
+        path: File or folder.
+        text_column: Key of the text in JSON. Defaults to `text`.
+
     Raises:
-        DataError: If there is no such file, it is empty, or its content is of no known format.
+        DataError: If there is no such file, it is empty, or its content is of no known format; if
+            it is a pipe, of which nothing would be left to read.
     """
     if path.is_dir():
         return _guess_folder(path)
     if path.suffix == ".ann" or (path.suffix == ".txt" and path.with_suffix(".ann").exists()):
         return "brat"
+    check_is_file(path, "Name its format with --from, or save it to a file first.")
     head = read_head(path)
     if head[:4] == b"PAR1":
         return "parquet"
@@ -298,7 +304,7 @@ def guess_format(path: Path) -> str:
             f"{path}: the file is empty. Expected texts in one of: {', '.join(FORMATS)}"
         )
     start = text.lstrip()[:1]
-    if start and start in "{[" and (found := _guess_json(path, text.lstrip())):
+    if start and start in "{[" and (found := _guess_json(path, text.lstrip(), text_column)):
         return found
     lines = text.split("\n")
     lines = [line.removesuffix("\r") for line in lines[: max(1, len(lines) - 1)]]
@@ -326,11 +332,11 @@ def _guess_folder(path: Path) -> str:
     )
 
 
-def _guess_json(path: Path, text: str) -> str:
+def _guess_json(path: Path, text: str, text_column: str) -> str:
     inner = text[1:].lstrip() if text[0] == "[" else text
     if not inner.startswith("{"):
         return ""  # a CoNLL file may well begin with a bracket
-    if name := _guess_by_records(path):
+    if name := _guess_by_records(path, text_column):
         return name
     try:
         record = json.JSONDecoder().raw_decode(inner)[0]
@@ -349,25 +355,30 @@ def _guess_json(path: Path, text: str) -> str:
     if is_task(record):
         return "label-studio"
     try:
-        return guess_dialect(record)
+        return guess_dialect(record, text_column)
     except DataError as error:
         raise DataError(f"{path}: record 1: {error}") from error
 
 
-def _guess_by_records(path: Path) -> str:
+def _guess_by_records(path: Path, text_column: str) -> str:
     """Say whose the first records are; empty if they could be anybody's.
 
-    Tools leave keys out where nothing was marked, so a bare text says nothing.
+    Tools leave keys out where nothing was marked, so a bare text says nothing; an empty list of
+    entities says little, for it may be ours beside a field that others have too.
     """
+    likely = ""
     with contextlib.suppress(DataError):
         for _, record, _ in itertools.islice(read_records(path, Report()), _SAMPLE):
             if not isinstance(record, dict):
                 break
             if is_task(record):
                 return "label-studio"
-            if (name := guess_dialect(record)) != "nomina" or record.get("entities"):
+            name = guess_dialect(record, text_column)
+            if record.get("entities") == []:
+                likely = likely or name
+            elif name != "nomina" or record.get("entities"):
                 return name
-    return ""
+    return likely
 
 
 def resolve_source(name: str) -> Path:

@@ -12,13 +12,20 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from nomina.corpora.corpus import Report, build_tagged
-from nomina.corpora.files import check_writable, read_blocks, write_whole
+from nomina.corpora.files import (
+    BadLine,
+    check_writable,
+    read_blocks,
+    take_bad_line,
+    write_whole,
+)
 from nomina.entities import Example, spans_to_tags
 from nomina.errors import DataError
 
@@ -66,6 +73,10 @@ def _is_mark(line: str) -> bool:
     return line.startswith((_DOCSTART, "-DOCEND-"))
 
 
+def _is_row(line: str) -> bool:
+    return not _is_blank(line) and not _is_mark(line) and not _COMMENT.fullmatch(line)
+
+
 def guess_columns(lines: Iterable[str]) -> Columns | None:
     r"""Find the columns of words and tags; None if there are none.
 
@@ -75,7 +86,7 @@ def guess_columns(lines: Iterable[str]) -> Columns | None:
         >>> guess_columns(["B-ACTOR\tclooney", "O\tmovie"])
         Columns(word=1, tag=0, is_tabbed=True)
     """
-    kept = [x for x in lines if not _is_blank(x) and not _is_mark(x) and not _COMMENT.fullmatch(x)]
+    kept = [line for line in lines if _is_row(line)]
     if not kept:
         return None
     is_tabbed = all("\t" in line for line in kept)
@@ -114,7 +125,8 @@ def read_conll(path: Path, report: Report, column: int | None = None) -> Iterato
         DataError: If no column holds tags; unless errors are skipped, if a line has too few
             columns or no tag. Names file and line.
     """
-    blocks = read_blocks(path, report)
+    bad: deque[BadLine] = deque()
+    blocks = read_blocks(path, bad)
     sample: list[tuple[int, str]] = []
     texts: list[str] = []
     while len(texts) < _SAMPLE and (block := next(blocks, None)) is not None:
@@ -124,7 +136,7 @@ def read_conll(path: Path, report: Report, column: int | None = None) -> Iterato
     columns = guess_columns(texts)
     if column is not None:
         columns = Columns(
-            columns.word if columns else 0, column - 1, all("\t" in x for x in texts if x)
+            columns.word if columns else 0, column - 1, all("\t" in x for x in texts if _is_row(x))
         )
     if columns is None:
         if not any(not _is_blank(x) for x in texts):
@@ -141,6 +153,9 @@ def read_conll(path: Path, report: Report, column: int | None = None) -> Iterato
         index += 1
         place = f"{name}:{sentence.first_line}"
         body = sentence.body
+        if bad and (line := take_bad_line(bad, sentence.first_line + body.count("\n"))):
+            report.reject(f"{name}:{line.number}", line.reason, body)  # or of the comments before
+            continue
         if columns.word == 1 and (ranges := _RANGE_LINE.findall(body)):
             report.lose("ranges of words and empty nodes left out", place, len(ranges))
             body = _RANGE_LINE.sub("", body + "\n").removesuffix("\n")
@@ -156,6 +171,8 @@ def read_conll(path: Path, report: Report, column: int | None = None) -> Iterato
         example = build_tagged(words, tags, report, place, id=own or str(index), extra=extra)
         text = sentence.comments.get("text")
         yield _with_text(example, text) if text else example
+    for line in bad:  # behind the last sentence
+        report.reject(f"{name}:{line.number}", line.reason)
 
 
 def _pick(body: str, columns: Columns) -> tuple[Sequence[str], Sequence[str]]:
@@ -321,13 +338,18 @@ def write_conll(
     Raises:
         DataError: If the file cannot be written.
     """
+    index = 0  # of the sentence in the file, which is its id when it is read
     document = 0
     is_first = True
     with write_whole(path) as file:
-        for index, example in enumerate(examples):
-            words = example.words
+        for number, example in enumerate(examples):
+            place = f"example {example.id or number}"
+            words = given = example.words
+            tags = spans_to_tags(example.spans, len(words), scheme)
+            if "-DOC" in example.text:
+                words, tags = _without_marks(words, tags, report, place)
             if not words:
-                report.lose("texts without a word left out", f"example {example.id or index}")
+                report.lose("texts without a word left out", place)
                 continue
             own = example.extra.get("document", 0)
             if isinstance(own, int) and own != document:
@@ -335,9 +357,9 @@ def write_conll(
                 file.write(f"{_DOCSTART}\tO\n\n")
             if example.id not in ("", str(index)):
                 file.write(f"# id = {' '.join(example.id.split())}\n")
-            _count_losses(example, words, report)
-            tags = spans_to_tags(example.spans, len(words), scheme)
-            check_writable(example.text, path, f"example {example.id or index}")
+            index += 1
+            _count_losses(example, given, report)
+            check_writable(example.text, path, place)
             if _has_breaks(example):
                 words, tags = list(map(_cell, words)), list(map(_cell, tags))
             lines = "\n".join(map("\t".join, zip(words, tags, strict=True)))
@@ -345,6 +367,17 @@ def write_conll(
                 file.write("\n")  # or the first word would be read as a byte order mark
             is_first = False
             file.write(lines + "\n\n")
+
+
+def _without_marks(
+    words: list[str], tags: list[str], report: Report, place: str
+) -> tuple[list[str], list[str]]:
+    """Leave out the words that a reader would take for the mark of a document."""
+    kept = [index for index, word in enumerate(words) if not _is_mark(word)]
+    if len(kept) < len(words):
+        what = "words left out, because CoNLL reads them as the mark of a document"
+        report.lose(what, place, len(words) - len(kept))
+    return [words[index] for index in kept], [tags[index] for index in kept]
 
 
 def _has_breaks(example: Example) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import itertools
+import math
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -232,7 +233,8 @@ def build_example(
         **rest: Other attributes of `Example`.
 
     Raises:
-        DataError: If an entity is empty, white space only or outside the text; names the place.
+        DataError: If an entity is empty, white space only or outside the text, or its score is not
+            finite; names the place.
     """
     clean = []
     for entity in entities:
@@ -244,6 +246,11 @@ def build_example(
             )
         surface = text[start:end]
         stripped = surface.strip()
+        if not math.isfinite(entity.score):
+            raise DataError(
+                f"{place}: entity {entity.label!r} [{start}, {end}) has the score {entity.score}. "
+                "Expected a number."
+            )
         if not stripped:
             raise DataError(
                 f"{place}: entity {entity.label!r} [{start}, {end}) is white space only. Remove it."

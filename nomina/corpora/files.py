@@ -11,16 +11,31 @@ import os
 import shutil
 import tempfile
 import zlib
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, BinaryIO, cast
+from typing import IO, BinaryIO, NamedTuple, cast
 
-from nomina.corpora.corpus import Report
 from nomina.errors import DataError
 
 MAX_LINE_BYTES = 64 * 2**20  # a longer "line" is not a record, but a file without line breaks
 _BLOCK_BYTES = 2**20
 _WIDE_MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+
+
+class BadLine(NamedTuple):
+    """A line that is not UTF-8; its reader knows which record it is a part of."""
+
+    number: int
+    reason: str
+
+
+def take_bad_line(bad: deque[BadLine], last: int) -> BadLine | None:
+    """Take the bad lines up to a number away, and return the first of them."""
+    first = bad[0] if bad and bad[0].number <= last else None
+    while bad and bad[0].number <= last:
+        bad.popleft()
+    return first
 
 
 def open_bytes(path: Path) -> BinaryIO:
@@ -49,6 +64,16 @@ class _Unpacked(gzip.GzipFile):
         self._packed.close()
 
 
+def check_is_file(path: Path, advice: str) -> None:
+    """Check that a file can be read more than once.
+
+    Raises:
+        DataError: If it is a pipe or a device: what was read of it is gone.
+    """
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path}: is a pipe or a device, and can be read only once. {advice}")
+
+
 def read_head(path: Path, num_bytes: int = 2**16) -> bytes:
     """Return the first bytes of a file, unpacked.
 
@@ -62,7 +87,9 @@ def read_head(path: Path, num_bytes: int = 2**16) -> bytes:
             raise DataError(f"{path}: cannot be unpacked: {error}") from error
 
 
-def read_lines(path: Path, report: Report, keep_ends: bool = False) -> Iterator[tuple[int, str]]:
+def read_lines(
+    path: Path, bad: deque[BadLine], keep_ends: bool = False
+) -> Iterator[tuple[int, str]]:
     r"""Yield the lines of a UTF-8 file with their numbers, from 1.
 
     A byte order mark is left out. Lines end at `\n` or `\r\n`; other line separators of Unicode
@@ -70,14 +97,15 @@ def read_lines(path: Path, report: Report, keep_ends: bool = False) -> Iterator[
 
     Args:
         path: The file; may be gzipped.
-        report: Where a line that is not UTF-8 is set aside.
+        bad: Takes a line that is not UTF-8 before it is yielded with backslashes, for the reader
+            to set its record aside.
         keep_ends: Whether the line break stays on the line.
 
     Raises:
-        DataError: If the file is binary or cannot be read, if a line is longer than
-            `MAX_LINE_BYTES`, or, unless errors are skipped, if a line is not UTF-8.
+        DataError: If the file is binary or cannot be read, or if a line is longer than
+            `MAX_LINE_BYTES`.
     """
-    for number, text in read_blocks(path, report):
+    for number, text in read_blocks(path, bad):
         lines = text.split("\n")
         if not lines[-1]:
             lines.pop()
@@ -89,7 +117,7 @@ def read_lines(path: Path, report: Report, keep_ends: bool = False) -> Iterator[
             yield from enumerate(lines, start=number)
 
 
-def read_blocks(path: Path, report: Report) -> Iterator[tuple[int, str]]:
+def read_blocks(path: Path, bad: deque[BadLine]) -> Iterator[tuple[int, str]]:
     """Yield a UTF-8 file as blocks of whole lines, each with the number of its first line.
 
     What `read_lines` yields, before it is cut: readers that know how to cut many lines at once are
@@ -97,7 +125,7 @@ def read_blocks(path: Path, report: Report) -> Iterator[tuple[int, str]]:
 
     Args:
         path: The file; may be gzipped.
-        report: Where a line that is not UTF-8 is set aside; a new block begins behind it.
+        bad: As in `read_lines`; such a line is a block of its own.
 
     Raises:
         DataError: As `read_lines`.
@@ -111,7 +139,7 @@ def read_blocks(path: Path, report: Report) -> Iterator[tuple[int, str]]:
             try:
                 text = data.decode("utf-8")
             except UnicodeDecodeError:
-                for index, line in _decode_each(data, path, number, report):
+                for index, line in _decode_each(data, number, bad):
                     yield index, line + "\n"
                 number += data.removesuffix(b"\n").count(b"\n") + 1
                 continue
@@ -139,14 +167,14 @@ def _read_block(file: BinaryIO, path: Path, number: int) -> bytes:
     return data
 
 
-def _decode_each(data: bytes, path: Path, number: int, report: Report) -> Iterator[tuple[int, str]]:
-    """Yield the lines that are UTF-8, with their numbers; the others are set aside."""
+def _decode_each(data: bytes, number: int, bad: deque[BadLine]) -> Iterator[tuple[int, str]]:
+    """Yield lines of which some are not UTF-8, with their numbers."""
     for index, line in enumerate(data.removesuffix(b"\n").split(b"\n"), start=number):
         try:
             yield index, line.decode("utf-8")
         except UnicodeDecodeError as error:
-            raw = line.decode("utf-8", "backslashreplace")
-            report.reject(f"{path}:{index}", _not_utf8(error), raw)
+            bad.append(BadLine(index, _not_utf8(error)))
+            yield index, line.decode("utf-8", "backslashreplace")
 
 
 def read_text(path: Path) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,11 +22,12 @@ from nomina.corpora.corpus import (
     check_words,
     own_fields,
 )
-from nomina.corpora.files import read_lines, read_text, write_whole
+from nomina.corpora.files import BadLine, check_is_file, read_lines, read_text, write_whole
 from nomina.entities import Entity, Example, LabelSet, Span, join_words
 from nomina.errors import DataError, LabelError
 
 Record = Mapping[str, Any]
+TEXT_LEFT_OUT = "fields left out, because another one was named as the text: text"
 
 
 class Dialect(NamedTuple):
@@ -43,9 +45,11 @@ def read_records(path: Path, report: Report) -> Iterator[tuple[str, Any, str]]:
     """Yield the records of a JSONL file, or of a JSON array, with place and raw text.
 
     Raises:
-        DataError: If the file is not UTF-8 or not JSON; unless errors are skipped, for a bad line.
+        DataError: If the file is not UTF-8 or not JSON, or is an array in a pipe; unless errors
+            are skipped, for a bad line.
     """
-    lines = read_lines(path, report)
+    bad: deque[BadLine] = deque()
+    lines = read_lines(path, bad)
     decode = json.JSONDecoder().raw_decode
     name = str(path)
     is_first = True
@@ -53,7 +57,11 @@ def read_records(path: Path, report: Report) -> Iterator[tuple[str, Any, str]]:
         stripped = line.strip()
         if not stripped:
             continue
+        if bad:
+            report.reject(f"{name}:{number}", bad.popleft().reason, line)
+            continue
         if is_first and stripped[0] == "[":
+            check_is_file(path, "Save the JSON array to a file first, or write JSON lines.")
             lines.close()  # type: ignore[attr-defined]
             yield from _read_array(path)
             return
@@ -80,11 +88,14 @@ def _read_array(path: Path) -> Iterator[tuple[str, Any, str]]:
         yield f"{path}: record {number}", record, ""
 
 
-def read_dialect(name: str | None) -> Callable[[Path, Report], Iterator[Example]]:
-    """Return the reader of one dialect; `None` looks at the keys of each record."""
+def read_dialect(name: str | None) -> Callable[[Path, Report, str], Iterator[Example]]:
+    """Return the reader of one dialect; `None` looks at the keys of each record.
 
-    def read(path: Path, report: Report) -> Iterator[Example]:
-        parse = DIALECTS[name].parse if name else None
+    It takes the path, the report, and the key of the text (empty for `text`), which means nothing
+    to the dialects of words.
+    """
+
+    def read(path: Path, report: Report, text_column: str = "") -> Iterator[Example]:
         index = -1
         for place, record, raw in read_records(path, report):
             index += 1
@@ -93,8 +104,10 @@ def read_dialect(name: str | None) -> Callable[[Path, Report], Iterator[Example]
                     raise DataError(f"expected an object, was: {type(record).__name__}")
                 if not raw or "\\ud" in raw or "\\uD" in raw:
                     _check_surrogates(record)
-                chosen = parse or DIALECTS[guess_dialect(record)].parse
-                example = chosen(record, report, place, str(index))
+                dialect = name or guess_dialect(record, text_column)
+                if text_column and dialect in _OF_TEXTS:
+                    record = _named_text(record, text_column, report, place)
+                example = DIALECTS[dialect].parse(record, report, place, str(index))
             except (DataError, LabelError) as error:
                 reason = str(error).removeprefix(f"{place}: ")
                 report.reject(place, reason, raw or json.dumps(record, ensure_ascii=True))
@@ -107,6 +120,14 @@ def read_dialect(name: str | None) -> Callable[[Path, Report], Iterator[Example]
                     yield example
 
     return read
+
+
+def _named_text(record: Record, key: str, report: Report, place: str) -> Record:
+    if key not in record:
+        raise DataError(f"has no {key!r}; its keys are {sorted(record)[:12]}")
+    if key != "text" and "text" in record:
+        report.lose(TEXT_LEFT_OUT, place)
+    return _with_text(record, key)
 
 
 def write_dialect(name: str) -> Callable[[Iterable[Example], Path, Report], None]:
@@ -147,8 +168,12 @@ def _check_surrogates(record: Record) -> None:
         ) from error
 
 
-def guess_dialect(record: Record) -> str:
+def guess_dialect(record: Record, text_column: str = "") -> str:
     """Return the name of the tool that writes records with such keys.
+
+    Args:
+        record: An object of a file.
+        text_column: Key of the text. Defaults to `text`.
 
     Raises:
         DataError: If none does; names the keys.
@@ -157,6 +182,11 @@ def guess_dialect(record: Record) -> str:
         >>> guess_dialect({"tokenized_text": ["in", "Paris"], "ner": [[1, 1, "city"]]})
         'gliner'
     """
+    record = _with_text(record, text_column)
+    entities = record.get("entities")
+    first = entities[0] if isinstance(entities, list) and entities else None
+    if "text" in record and isinstance(first, dict) and {"label", "start", "end"} <= first.keys():
+        return "nomina"  # whatever else it has
     if "tokenized_text" in record:
         return "gliner"
     if isinstance(record.get("instance"), dict):
@@ -165,18 +195,25 @@ def guess_dialect(record: Record) -> str:
         if "text" not in record or "spans" not in record:
             return "gner"
     if "text" in record:
-        entities = record.get("entities")
         if "spans" in record:
             return "prodigy"
         if isinstance(record.get("label", record.get("labels")), list) and entities is None:
             return "doccano"
-        if isinstance(entities, list) and entities and "start_offset" in entities[0]:
+        if isinstance(first, dict) and "start_offset" in first:
             return "doccano"
         return "nomina"
     raise DataError(
         f"cannot tell what kind of record this is; its keys are {sorted(record)[:12]}. "
-        "Expected `text`, or words and tags (`tokens`, `labels`). See docs/formats.md."
+        f"Expected {text_column or 'text'!r}, or words and tags (`tokens`, `labels`). "
+        "See docs/formats.md."
     )
+
+
+def _with_text(record: Record, key: str) -> Record:
+    """Return a record with what stands under a key as its `text`, if it has the key."""
+    if key in ("", "text") or key not in record:
+        return record
+    return {**{name: record[name] for name in record if name != key}, "text": record[key]}
 
 
 # --------------------------------------------------------------------------------------------------
@@ -188,7 +225,8 @@ def _entity(text: str, label: Any, start: Any, end: Any, score: Any = 1.0) -> En
         raise DataError(f"offsets must be whole numbers, were: {start!r}, {end!r}")
     if not isinstance(label, str) or not label:
         raise DataError(f"a label must be a string, was: {label!r}")
-    return Entity(text[start:end] if start >= 0 else "", label, start, end, float(score))
+    score = 1.0 if score is None else float(score)
+    return Entity(text[start:end] if start >= 0 else "", label, start, end, score)
 
 
 def _checked(entity: Entity, given: Any) -> Entity:
@@ -553,3 +591,4 @@ DIALECTS = {
     "doccano": Dialect(_parse_doccano, _render_doccano),
     "prodigy": Dialect(_parse_prodigy, _render_prodigy),
 }
+_OF_TEXTS = ("nomina", "doccano", "prodigy")

@@ -31,6 +31,8 @@ _OF_THE_TASK = frozenset(
 def is_task(record: Any) -> bool:
     """Tell whether a JSON record is a task of Label Studio, in full or in JSON_MIN.
 
+    Others have fields such as `annotator` too; what they mark tells them apart.
+
     Example:
         >>> is_task({"data": {"text": "hi"}, "annotations": []})
         True
@@ -39,7 +41,9 @@ def is_task(record: Any) -> bool:
         return False
     if isinstance(record.get("data"), dict):
         return any(key in record for key in ("annotations", "predictions", "completions"))
-    return any(key in record for key in ("annotator", "annotation_id", "lead_time"))
+    if not any(key in record for key in ("annotator", "annotation_id", "lead_time")):
+        return False
+    return not any(_is_of_others(record.get(key)) for key in ("entities", "spans", "label"))
 
 
 def read_label_studio(path: Path, report: Report, text_column: str = "") -> Iterator[Example]:
@@ -103,6 +107,13 @@ def _is_regions(value: Any) -> bool:
         isinstance(value, list)
         and bool(value)
         and all(isinstance(x, dict) and "start" in x and "labels" in x for x in value)
+    )
+
+
+def _is_of_others(marks: Any) -> bool:
+    # JSON_MIN leaves empty results out, and a region has `labels`
+    return isinstance(marks, list) and not (
+        marks and all(isinstance(x, dict) and "label" not in x for x in marks)
     )
 
 

@@ -8,11 +8,18 @@ be carried and are counted.
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from nomina.corpora.corpus import Report, build_example
-from nomina.corpora.files import check_writable, read_lines, read_text, write_whole_folder
+from nomina.corpora.files import (
+    BadLine,
+    check_writable,
+    read_lines,
+    read_text,
+    write_whole_folder,
+)
 from nomina.entities import Entity, Example
 from nomina.errors import DataError
 
@@ -53,10 +60,14 @@ def read_brat(path: Path, report: Report) -> Iterator[Example]:
 def _read_document(file: Path, name: str, report: Report) -> Example:
     text = read_text(file.with_suffix(".txt"))
     entities = []
-    for number, line in read_lines(file, report):
+    bad: deque[BadLine] = deque()
+    for number, line in read_lines(file, bad):
         if not line.strip():
             continue
         place = f"{file}:{number}"
+        if bad:
+            report.reject(place, bad.popleft().reason, line)
+            continue
         if line[0] != "T":
             report.lose(f"{_OTHER.get(line[0], 'unknown lines')} dropped", place)
             continue

@@ -12,19 +12,22 @@ import itertools
 import json
 import shutil
 import sys
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nomina.corpora.corpus import Report
 from nomina.corpora.files import (
+    BadLine,
     check_writable,
     read_lines,
+    take_bad_line,
     write_whole,
     write_whole_folder,
     write_whole_path,
 )
-from nomina.corpora.jsonl import DIALECTS, label_table, scored_entities
+from nomina.corpora.jsonl import DIALECTS, TEXT_LEFT_OUT, label_table, scored_entities
 from nomina.entities import Example
 from nomina.errors import DataError, LabelError, MissingExtraError
 
@@ -59,6 +62,8 @@ def _parse_row(
     if not text_column:
         return DIALECTS["gner"].parse(record, report, place, index)
     if text_column != "text":
+        if "text" in record:
+            report.lose(TEXT_LEFT_OUT, place)
         record["text"] = record.pop(text_column, None)
     if record.get("text") is None:
         raise DataError("the text is missing (null)")
@@ -134,10 +139,12 @@ def read_csv(path: Path, report: Report, text_column: str = "") -> Iterator[Exam
         text_column: Name of the column with the text. Defaults to `text`.
 
     Raises:
-        DataError: If the text column is missing; unless errors are skipped, for a malformed row.
+        DataError: If the text column is missing or the header is malformed; unless errors are
+            skipped, for a malformed row.
     """
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    numbered = read_lines(path, report, keep_ends=True)
+    bad: deque[BadLine] = deque()
+    numbered = read_lines(path, bad, keep_ends=True)
     head = next(numbered, None)
     if head is None:
         return
@@ -147,52 +154,66 @@ def read_csv(path: Path, report: Report, text_column: str = "") -> Iterator[Exam
         columns = next(reader)
     except (csv.Error, StopIteration) as error:
         raise DataError(f"{path}:1: is not CSV: {error}") from error
+    if bad:
+        raise DataError(f"{path}:{bad[0].number}: {bad[0].reason}")
     text_name = _find_text(columns, text_column, f"{path}:1")
     doubled = sorted({column for column in columns if columns.count(column) > 1})
     if doubled:
         raise DataError(f"{path}:1: two columns have the same name: {doubled}. Rename one.")
-    yield from _parse_rows(_csv_rows(path, reader, lines, columns, report), text_name, report)
+    rows = _csv_rows(path, reader, lines, bad, columns, report)
+    yield from _parse_rows(rows, text_name, report)
 
 
 class _Numbered:
     """Lines for a reader of CSV, which counts only those that it is given.
 
     Attributes:
-        first: Number of the first line taken since this was set to 0.
+        taken: The lines taken since this was emptied, with their numbers.
     """
 
     def __init__(self, lines: Iterable[tuple[int, str]]) -> None:
         self._lines = iter(lines)
-        self.first = 0
+        self.taken: list[tuple[int, str]] = []
 
     def __iter__(self) -> _Numbered:
         return self
 
     def __next__(self) -> str:
-        number, line = next(self._lines)
-        self.first = self.first or number
-        return line
+        numbered = next(self._lines)
+        self.taken.append(numbered)
+        return numbered[1]
 
 
 def _csv_rows(
-    path: Path, reader: Any, lines: _Numbered, columns: list[str], report: Report
+    path: Path,
+    reader: Any,
+    lines: _Numbered,
+    bad: deque[BadLine],
+    columns: list[str],
+    report: Report,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     optional = {"id", "entities", "offsets", "label_set", "source"}
     while True:
-        lines.first = 0
+        lines.taken.clear()
+        row, reason = [], ""
         try:
             row = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            report.reject(f"{path}:{lines.first}", f"is not CSV: {error}")
+            reason = f"is not CSV: {error}"
+            if (count := len(lines.taken)) > 1:
+                reason += f" (in a quote over {count} lines, all set aside)"
+        if not (row or reason):
             continue
-        line = lines.first
-        if not row:
-            continue
-        if len(row) != len(columns):
+        line, last = lines.taken[0][0], lines.taken[-1][0]
+        if bad_line := take_bad_line(bad, last):
+            line, reason = bad_line
+        elif not reason and len(row) != len(columns):
             reason = f"the row has {len(row)} columns, the header has {len(columns)}"
-            report.reject(f"{path}:{line}", reason, json.dumps(row))
+        if reason:
+            raw = "".join(text for _, text in lines.taken).removesuffix("\n")
+            report.reject(f"{path}:{line}", reason, raw)
             continue
         pairs = zip(columns, row, strict=True)
         # An empty cell of ours is "none"; of another column it is what the table says.
