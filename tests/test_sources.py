@@ -117,7 +117,6 @@ def test_a_link_back_to_its_folder_is_not_followed(tmp_path):
     write(tmp_path / "loop" / "deep" / "b.txt", "in 1980")
     try:
         (tmp_path / "loop" / "loop").symlink_to(".")
-        (tmp_path / "loop" / "deep" / "up").symlink_to("..")
         (tmp_path / "loop" / "again").symlink_to("deep")  # not around itself: followed
     except OSError:
         pytest.skip("needs links")
