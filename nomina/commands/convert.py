@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from nomina.commands.endings import user_errors
+from nomina.commands.endings import user_errors, write_utf8
 from nomina.corpora import (
     DEFAULT_OPTIONS,
     FORMATS,
@@ -209,6 +209,7 @@ def register(app: typer.Typer) -> None:
                 source, target, to, from_format, skip_errors=skip_errors, options=options
             )
             if as_json:
+                write_utf8()
                 typer.echo(json.dumps(result.to_dict(), ensure_ascii=False))
             else:
                 _print(result, target)
