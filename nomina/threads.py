@@ -7,8 +7,8 @@ Threads that spin a little and then sleep lose a tenth on a free machine and not
 busy one (`benchmarks/busy.py`). It is what libgomp itself does when it has more threads than cores.
 
 oneDNN writes code for every shape that it meets and keeps that of 1,024, twice: its own and
-torch's. Readings of sentences have ever new shapes, and what is kept grows to gigabytes. A pass of
-a model uses a few dozen of them again and again.
+torch's. Readings of sentences have ever new shapes, and what is kept grows to gigabytes. Those that
+come again (`nomina.kernels` sees to it that there are such) are a few hundred.
 
 Knows environment variables; nothing of models.
 """
@@ -33,7 +33,7 @@ def wait_briefly() -> bool:
     return True
 
 
-NUM_KERNELS = "64"
+NUM_KERNELS = "256"
 
 
 def keep_few_kernels() -> None:

@@ -7,7 +7,7 @@ import torch
 from conftest import build_module
 from torch import nn
 
-from nomina.kernels import join_gates, pack_linears
+from nomina.kernels import _pad, join_gates, pack_linears
 
 pytestmark = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="torch was built without oneDNN"
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("shape", [(1, 24), (7, 24), (2, 65, 24)])
+@pytest.mark.parametrize("shape", [(1, 24), (7, 24), (2, 65, 24), (1, 19, 24), (0, 24)])
 def test_a_packed_layer_is_the_layer(bias, shape):
     layer = nn.Linear(24, 40, bias=bias, dtype=torch.bfloat16)
     want = nn.Sequential(copy.deepcopy(layer))
@@ -49,7 +49,7 @@ def test_joined_gates_are_the_layer(family):
     assert join_gates(have) == have.config.num_hidden_layers
     for one, other in zip(have.model.layers, want.model.layers, strict=True):
         assert "forward" in vars(one.mlp)
-        x = torch.randn(2, 9, have.config.hidden_size, dtype=torch.bfloat16)
+        x = torch.randn(3, 11, have.config.hidden_size, dtype=torch.bfloat16)
         with torch.inference_mode():
             rounded, joined = other.mlp(x).float(), one.mlp(x).float()
             exact = other.mlp.float()(x.float())
@@ -106,3 +106,13 @@ def test_float32_is_left_alone():
     layer = nn.Linear(4, 4)
     assert pack_linears(nn.Sequential(layer)) == 0
     assert "forward" not in vars(layer)
+
+
+def test_few_numbers_of_rows_are_read():
+    sizes = set()
+    for num_rows in range(1, 2049):
+        padded, given = _pad(torch.empty(num_rows, 1))
+        assert num_rows <= len(padded) <= 1.125 * num_rows
+        assert given in (None, num_rows)
+        sizes.add(len(padded))
+    assert len(sizes) < 80
