@@ -4,7 +4,7 @@ BIN = .venv/bin
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 NOMINA_DATA ?= $(wildcard ../shared/data)
 export NOMINA_DATA
-# Tests and benchmarks may import torch before nomina, which then cannot say it (nomina/threads.py).
+# Tests and benchmarks may import torch before nomina, which then cannot say it (nomina/environment.py).
 export GOMP_SPINCOUNT ?= 1000
 
 .PHONY: demo test test-oldest install check fix docs bench model clean

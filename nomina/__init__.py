@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nomina.documents import Document
 from nomina.entities import Entity, Example, Label, LabelSet, Span
+from nomina.environment import keep_few_kernels, wait_briefly
 from nomina.errors import (
     DataError,
     FormatError,
@@ -22,7 +23,6 @@ from nomina.errors import (
     TextError,
 )
 from nomina.labels import read_labels
-from nomina.threads import keep_few_kernels, wait_briefly
 
 if TYPE_CHECKING:
     from nomina.client import Client

@@ -143,13 +143,8 @@ def join_gates(module: nn.Module) -> int:
         try:
             with torch.inference_mode():
                 errors = _errors(layer, joined, gate.in_features)
-        except (
-            TypeError,
-            ValueError,
-            AttributeError,
-            RuntimeError,
-        ):  # takes or returns other things
-            continue
+        except (TypeError, ValueError, AttributeError, RuntimeError):
+            continue  # it takes or returns other things
         error, best = min(zip(errors, range(len(joined)), strict=True))
         if error < _ROUNDING:
             layer.forward = joined[best]  # type: ignore[method-assign, assignment]

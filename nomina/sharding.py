@@ -43,15 +43,7 @@ def deepspeed_config(given: str | Mapping[str, Any]) -> dict[str, Any]:
         >>> deepspeed_config({"zero_optimization": {"stage": 2}})["gradient_clipping"]
         'auto'
     """
-    place = "trainer: deepspeed"
-    if isinstance(given, str):
-        place += f" = {given!r}"
-        try:
-            given = json.loads(Path(given).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise RecipeError(f"{place} cannot be read: {error}") from error
-    if not isinstance(given, Mapping):
-        raise RecipeError(f"{place} must be a table of settings or a file of them, was: {given!r}")
+    given, place = _settings(given, "deepspeed")
     for key, ours in _OURS.items():
         if given.get(key) not in (None, "auto"):
             raise RecipeError(f"{place}: {key!r} is set by the recipe ({ours}). Remove it.")
@@ -68,6 +60,20 @@ def deepspeed_config(given: str | Mapping[str, Any]) -> dict[str, Any]:
     return made
 
 
+def _settings(given: Any, name: str) -> tuple[Mapping[str, Any], str]:
+    """Return settings, read if they are the name of a JSON file, and how to call them in errors."""
+    place = f"trainer: {name}"
+    if isinstance(given, str):
+        place += f" = {given!r}"
+        try:
+            given = json.loads(Path(given).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RecipeError(f"{place} cannot be read: {error}") from error
+    if not isinstance(given, Mapping):
+        raise RecipeError(f"{place} must be a table of settings or a file of them, was: {given!r}")
+    return given, place
+
+
 def fsdp_config(given: Any) -> dict[str, Any]:
     """Return the settings of FSDP, a table or a JSON file or None, with the version that is needed.
 
@@ -75,18 +81,12 @@ def fsdp_config(given: Any) -> dict[str, Any]:
         RecipeError: If they cannot be read or ask for FSDP's first version; or if torch or
             accelerate are too old.
     """
-    if isinstance(given, str):
-        try:
-            given = json.loads(Path(given).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise RecipeError(f"trainer: fsdp_config cannot be read: {error}") from error
-    if not isinstance(given, Mapping | None):
-        raise RecipeError(f"trainer: fsdp_config must be a table or a file, was: {given!r}")
-    settings = {key.removeprefix("fsdp_"): value for key, value in (given or {}).items()}
+    given, place = _settings({} if given is None else given, "fsdp_config")
+    settings = {key.removeprefix("fsdp_"): value for key, value in given.items()}
     version = settings.setdefault("version", 2)
     if str(version) != "2":
         raise RecipeError(
-            f"trainer: fsdp_config: version must be 2, was: {version!r}. Of weights that version 1 "
+            f"{place}: version must be 2, was: {version!r}. Of weights that version 1 "
             "shares out no dev set can be read"
         )
     from accelerate.utils import FullyShardedDataParallelPlugin
@@ -94,9 +94,9 @@ def fsdp_config(given: Any) -> dict[str, Any]:
 
     unit = getattr(fsdp, "FSDPModule", None)
     if not hasattr(unit, "set_reshard_after_forward"):
-        raise RecipeError("trainer: fsdp needs a newer torch (2.8 or later)")
+        raise RecipeError("trainer: fsdp needs a newer torch, this one cannot hold weights whole")
     if not hasattr(FullyShardedDataParallelPlugin, "fsdp_version"):
-        raise RecipeError("trainer: fsdp needs a newer accelerate (1.6 or later)")
+        raise RecipeError("trainer: fsdp needs a newer accelerate, this one knows version 1 only")
     return settings
 
 

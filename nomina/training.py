@@ -249,7 +249,7 @@ class _Run:
         identity["order"] = ORDER
         for key in ("output", "compile", "save_every"):
             del identity[key]
-        self.wrapped: Any = None  # what the Trainer made of the model
+        self.wrapped: Callable[[], Any] = lambda: None  # what the Trainer made of the model
         self.checkpoints = Checkpoints(self.output.with_name(self.output.name + ".run"), identity)
         self.state = self.checkpoints.read_state()
         self.evaluate_every = recipe.evaluate_every or max(recipe.steps // 5, 1)
@@ -384,7 +384,7 @@ class _Run:
         if not self.is_sharded:
             return contextlib.nullcontext()
         settings = self.args.fsdp_config or {}
-        return whole_weights(self.wrapped, settings.get("reshard_after_forward", True))
+        return whole_weights(self.wrapped(), settings.get("reshard_after_forward", True))
 
     def note_f1(self, f1: float, calibration: Calibration | None) -> None:
         """Take note of an evaluation, and keep the model if it is the best so far."""
@@ -563,7 +563,7 @@ class _Trainer(Trainer):  # type: ignore[misc, unused-ignore]
                 args=run.args,
                 callbacks=[self.steps],
             )
-        self.steps.wrapped = lambda: self.model_wrapped
+        run.wrapped = lambda: self.model_wrapped
         self.remove_callback(PrinterCallback)  # what it prints, `report` is told
 
     def create_accelerator_and_postprocess(self) -> None:
@@ -618,7 +618,6 @@ class _Steps(TrainerCallback):  # type: ignore[misc, unused-ignore]
     def __init__(self, run: _Run) -> None:
         self.run = run
         self.batches: Batches | None = None
-        self.wrapped: Callable[[], Any] | None = None
         self._place = (0, 0, 0)
         self._sums = [0.0, 0.0, 0.0]  # tokens, questions, loss
 
@@ -632,9 +631,7 @@ class _Steps(TrainerCallback):  # type: ignore[misc, unused-ignore]
         """Set the Trainer to the step of the checkpoint."""
         if not self.run.is_sharded:
             state.global_step = self.run.state.step
-        if self.wrapped is not None:
-            self.run.wrapped = self.wrapped()
-            average_in_float32(self.run.wrapped)
+        average_in_float32(self.run.wrapped())
         self.run.start_clock()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:

@@ -53,7 +53,7 @@ def test_what_it_may_not_say(given, match):
 @pytest.mark.parametrize(
     ("given", "match"),
     [
-        ("no-such-file.json", "fsdp_config cannot be read"),
+        ("no-such-file.json", "fsdp_config = 'no-such-file.json' cannot be read"),
         (["version"], "must be a table"),
         ({"version": 1}, "version must be 2, was: 1"),
     ],

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from nomina.threads import NUM_KERNELS, SPIN_COUNT, keep_few_kernels
+from nomina.environment import NUM_KERNELS, SPIN_COUNT, keep_few_kernels
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Settings of torch's libraries that are decided before torch is loaded: threads, kept kernels.
+"""What torch's libraries read from the environment, said before torch is loaded.
 
 Between two parallel loops libgomp's threads spin for up to a millisecond. If anything else runs on
 one of the cores, the thread that others wait for stands in line behind it, and they spin away whole
