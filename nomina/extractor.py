@@ -209,7 +209,7 @@ class Tagger:
         demonstrations: Sequence[Example] = (),
     ) -> Iterator[Document]:
         """Find entities in many texts, each with a label set of its own; see `pipe`."""
-        work = _Work(self.model, definitions, _checked(demonstrations))
+        work = _Work(self.model, definitions, _checked(demonstrations), self._is_greedy)
         limit = self._limit(threshold)
 
         def finished() -> Iterator[Document]:
@@ -256,7 +256,7 @@ class Tagger:
             LabelError: If the labels cannot be used.
             TextError: If a text is not a string, or the threshold not a probability.
         """
-        work = _Work(self.model, True, ())
+        work = _Work(self.model, True, (), self._is_greedy)
         limit = self._limit(threshold)
 
         def finished() -> Iterator[tuple[int, Document]]:
@@ -286,6 +286,10 @@ class Tagger:
             "share one with `nomina serve` and nomina.Client"
         )
 
+    @property
+    def _is_greedy(self) -> bool:
+        return isinstance(self.engine, Engine)
+
     def _document(self, job: _Job, limit: float) -> Document:
         spans = merge_spans(job.windows, job.found)
         if self.consistent:
@@ -309,12 +313,17 @@ class _Work:
     """
 
     def __init__(
-        self, model: LanguageModel, definitions: bool, demonstrations: Sequence[Example]
+        self,
+        model: LanguageModel,
+        definitions: bool,
+        demonstrations: Sequence[Example],
+        is_greedy: bool,
     ) -> None:
         self.jobs: deque[_Job] = deque()
         self._model = model
         self._definitions = definitions
         self._demonstrations = demonstrations
+        self._is_greedy = is_greedy
         self._prefixes: dict[int, tuple[LabelSet, tuple[int, ...]]] = {}
         self._asked: dict[int, tuple[_Job, int, Grounding]] = {}  # by number of the request
         self._num_jobs = self._num_requests = 0
@@ -383,7 +392,9 @@ class _Work:
                 self._prefixes.clear()
             known = labels, tuple(self._model.prefix_ids(prompt))
             self._prefixes[id(labels)] = known
-        grounding = Grounding(form, sentence, labels.names, self._model.lexicon)
+        # Beams weigh all that was written, and free decoding writes what it likes.
+        num_decided = window.end - window.context_start if self._is_greedy else None
+        grounding = Grounding(form, sentence, labels.names, self._model.lexicon, num_decided)
         self._asked[self._num_requests] = job, job.num_asked, grounding
         self._num_requests += 1
         job.num_asked += 1

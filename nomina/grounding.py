@@ -143,7 +143,7 @@ class Fork:
         while not node.allowed:
             steps.append((state, node.move))
             state = grounding.form.advance(state, node.move, grounding.sentence)
-            if state == DONE:
+            if state == DONE or grounding.is_past(state):
                 break
             node = grounding.trie(state)
             forced += node.forced
@@ -194,20 +194,35 @@ class Grounding:
         sentence: The words to copy.
         labels: Names of the labels.
         lexicon: Token ids of strings; share one among the sentences of a model.
+        num_decided: Words to decide, from the first; all of them by default. A walk ends behind
+            them and behind the entities that begin among them. What a model would choose later
+            has no part in what it chose before, so these entities are the same, and cost less.
     """
 
     def __init__(
-        self, form: Format, sentence: Sentence, labels: tuple[str, ...], lexicon: Lexicon
+        self,
+        form: Format,
+        sentence: Sentence,
+        labels: tuple[str, ...],
+        lexicon: Lexicon,
+        num_decided: int | None = None,
     ) -> None:
         self.form = form
         self.sentence = sentence
         self.labels = labels
         self.lexicon = lexicon
+        self.num_decided = len(sentence.words) if num_decided is None else num_decided
         self._start: Fork | None = None
 
     def trie(self, state: State) -> Node:
         """Return the trie of what may be written in a state."""
         return self.lexicon.trie(self.form.moves(state, self.sentence, self.labels))
+
+    def is_past(self, state: State) -> bool:
+        """Tell whether nothing is left to decide in a state, though words may be left to write."""
+        if not self.num_decided <= state.word < len(self.sentence.words):
+            return False
+        return not 0 <= state.start < self.num_decided
 
     def start(self) -> Fork:
         """Return the first fork."""

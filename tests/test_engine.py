@@ -67,6 +67,28 @@ def test_engine_equals_the_plain_decoder(build_model, family, form, seed):
     assert usage.reads >= usage.passes
 
 
+@pytest.mark.parametrize("form", ["inline", "gner"])
+def test_words_shown_behind_those_decided_change_nothing(build_model, form):
+    num_saved = num_found = 0
+    for seed in range(6):  # some open an entity and never close it
+        model = build_model("gemma3", form, seed)
+        rng = random.Random(seed)
+        for request in build_requests(model, rng, 3, 16):
+            whole = request.grounding
+            num_decided = rng.randint(0, len(whole.sentence.words))
+            cut = Grounding(model.format, whole.sentence, whole.labels, model.lexicon, num_decided)
+            want = decode_plain(model, request)
+            (have,) = Engine(model).decode(iter([request._replace(grounding=cut)]))
+            found = [span for span in cut.read(have) if span.start < num_decided]
+            kept = [span for span in whole.read(want) if span.start < num_decided]
+            assert [span[:3] for span in found] == [span[:3] for span in kept]
+            scores = [span.score for span in kept]
+            assert [span.score for span in found] == pytest.approx(scores, abs=1e-4)
+            num_saved += len(want) - len(have)
+            num_found += len(found)
+    assert num_saved > 0 < num_found
+
+
 def test_windows_beyond_the_sliding_attention(build_model):
     model = build_model("gemma3")  # sees 9 tokens back in two of three layers
     requests = build_requests(model, random.Random(7), count=2, most_words=40)
