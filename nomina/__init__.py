@@ -1,7 +1,7 @@
 """nomina: exact, fast, scored entity extraction with a language model.
 
 Importing it loads neither torch nor transformers; what needs them is resolved on first use. It says
-how torch's threads are to wait, if torch was not imported before (see `threads`).
+how torch's threads are to wait, if torch was not imported before (see `environment`).
 """
 
 from __future__ import annotations

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -35,13 +37,14 @@ from nomina.entities import (
     spans_to_entities,
     split_words,
 )
-from nomina.errors import LabelError, ModelError, TextError
+from nomina.errors import LabelError, ModelError, NominaError, TextError
 from nomina.formats import Sentence, get_format
 from nomina.freeform import read_completion
 from nomina.generation import Completion, Generator
 from nomina.grounding import Grounding
 from nomina.kernels import join_gates, pack_linears
 from nomina.models import LanguageModel, load_model
+from nomina.workers import WorkerEngine, serve
 
 Decoding = Literal["grounded", "free"]
 
@@ -119,7 +122,8 @@ class Tagger:
         self.model = model
         self.consistent = consistent
         self.calibration = calibration or Calibration()
-        self.engine: Engine | Generator | BeamEngine
+        self._is_greedy = decoding == "grounded" and num_beams == 1
+        self.engine: Engine | Generator | BeamEngine | WorkerEngine
         if decoding == "free":
             self.engine = Generator(model, config, max_new_tokens)
         elif num_beams > 1:
@@ -285,10 +289,6 @@ class Tagger:
             "a tagger cannot be pickled, because it holds a model. Load one in each process, or "
             "share one with `nomina serve` and nomina.Client"
         )
-
-    @property
-    def _is_greedy(self) -> bool:
-        return isinstance(self.engine, Engine)
 
     def _document(self, job: _Job, limit: float) -> Document:
         spans = merge_spans(job.windows, job.found)
@@ -514,6 +514,7 @@ def load(
     consistent: bool = False,
     decoding: Decoding = "grounded",
     num_beams: int = 1,
+    num_workers: int = 1,
 ) -> Tagger:
     """Load a tagger.
 
@@ -528,25 +529,40 @@ def load(
         consistent: Whether mentions of one string in one text agree; see `Tagger`.
         decoding: "grounded" or "free"; see `Tagger`.
         num_beams: Hypotheses that grounded decoding keeps; see `Tagger`.
+        num_workers: Processes that read, each with a copy of the model and its share of the cores;
+            see `workers`. With many texts, or long ones, as many as there are cores are the
+            fastest; with 1 this process reads itself.
 
     Raises:
-        ModelError: If the model cannot be found or read, or there is no such device or decoding.
+        ModelError: If the model cannot be found or read, there is no such device or decoding, or
+            `num_workers` is not for it.
         FormatError: If there is no such format.
         TextError: If there is no such dtype.
     """
     kind = _dtype(dtype)  # all of it before the time that loading takes
     place = _device(device)
     _check_decoding(decoding, num_beams)
-    model = load_model(name, kind, place)
-    if format is not None:
-        model.format = get_format(format)
-        model.config = dataclasses.replace(model.config, format=format)
-    pack_linears(model.module)
-    join_gates(model.module)
+    if num_workers == 1:
+        model = _load_model(name, format, kind, place)
+        pack_linears(model.module)
+        join_gates(model.module)
+    else:
+        if not isinstance(num_workers, int) or num_workers < 1 or decoding == "free":
+            raise ModelError(
+                "num_workers must be a number from 1, and 1 with decoding='free', "
+                f"were: num_workers={num_workers!r}, decoding={decoding!r}"
+            )
+        workers = _start_workers(num_workers, name, format, kind, place, config, num_beams)
+        try:
+            model = _load_model(name, format, kind, torch.device("cpu"))
+        except BaseException:
+            workers.close()
+            raise
+        model.module.to("meta")  # whoever asks others needs no weights
     folder = model.folder
     # The calibration was fitted on the scores of grounded decoding.
     calibration = Calibration.load(folder) if folder and decoding == "grounded" else None
-    return Tagger(
+    tagger = Tagger(
         model,
         calibration,
         config,
@@ -554,6 +570,66 @@ def load(
         decoding=decoding,
         num_beams=num_beams,
     )
+    if num_workers > 1:
+        tagger.engine = workers
+    return tagger
+
+
+def _load_model(
+    name: str | os.PathLike[str] | None,
+    form: str | None,
+    dtype: torch.dtype | None,
+    device: torch.device | None,
+) -> LanguageModel:
+    model = load_model(name, dtype, device)
+    if form is not None:
+        model.format = get_format(form)
+        model.config = dataclasses.replace(model.config, format=form)
+    return model
+
+
+def _start_workers(
+    num_workers: int,
+    name: str | os.PathLike[str] | None,
+    form: str | None,
+    dtype: torch.dtype | None,
+    device: torch.device | None,
+    config: EngineConfig | None,
+    num_beams: int,
+) -> WorkerEngine:
+    options = {
+        "name": None if name is None else os.fspath(name),
+        "format": form,
+        "dtype": None if dtype is None else str(dtype),
+        "device": None if device is None else str(device),
+        "config": None if config is None else dataclasses.asdict(config),
+        "num_beams": num_beams,
+    }
+    # Who interrupts or ends all processes of a group means the one that started the workers: it may
+    # want to finish. The working folder is left out of the path, as a `random.py` may lie there.
+    code = (
+        "import signal, sys; "
+        "signal.signal(signal.SIGINT, signal.SIG_IGN); "
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+        "sys.path = [path for path in sys.path if path]; "
+        "from nomina.extractor import _work; _work(sys.argv[1])"
+    )
+    return WorkerEngine([sys.executable, "-c", code, json.dumps(options)], num_workers, config)
+
+
+def _work(options: str) -> None:
+    """Be a worker: load what the options say, and answer through standard input and output."""
+    sink = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what libraries print is no answer
+    given = json.loads(options)
+    if given["config"] is not None:
+        given["config"] = EngineConfig(**given["config"])
+    try:
+        tagger = load(**given)
+    except NominaError:  # whoever started it has met the same, and says so
+        sys.exit(1)
+    assert isinstance(tagger.engine, Engine | BeamEngine)
+    serve(tagger.engine, tagger.model, sys.stdin.buffer, sink)
 
 
 _DTYPES = {str(x).removeprefix("torch."): x for x in (torch.float32, torch.bfloat16, torch.float16)}

@@ -280,6 +280,7 @@ class EvaluationPlan:
         fits_temperature: Whether to fit a temperature on what was predicted and save it.
         decoding: "grounded" or "free".
         num_beams: Hypotheses that grounded decoding keeps.
+        num_workers: Processes that read.
     """
 
     model: str = ""
@@ -294,6 +295,7 @@ class EvaluationPlan:
     fits_temperature: bool = False
     decoding: str = "grounded"
     num_beams: int = 1
+    num_workers: int = 1
 
     def __post_init__(self) -> None:
         if self.fits_temperature and self.decoding != "grounded":
@@ -351,7 +353,7 @@ def evaluate_model(
     }
 
     def load_default(model: str | None) -> Tagger:
-        return _load(model, plan.decoding, plan.num_beams)
+        return _load(model, plan)
 
     loader = load or load_default
 
@@ -368,10 +370,14 @@ def evaluate_model(
     )
 
 
-def _load(model: str | None, decoding: str, num_beams: int) -> Tagger:
+def _load(model: str | None, plan: EvaluationPlan) -> Tagger:
     from nomina.extractor import load
 
-    options: dict[str, Any] = {"decoding": decoding, "num_beams": num_beams}
+    options: dict[str, Any] = {
+        "decoding": plan.decoding,
+        "num_beams": plan.num_beams,
+        "num_workers": plan.num_workers,
+    }
     return cast("Tagger", load(model, **options))
 
 

@@ -60,7 +60,7 @@ def test_json_that_is_no_document_is_text():
 
 @pytest.mark.parametrize("options", [["--decoding", "free"], ["--beams", "2"]])
 def test_other_ways_to_decode(tagger, monkeypatch, options):
-    def load(name=None, *, format=None, **given):
+    def load(name=None, *, format=None, num_workers=1, **given):
         return Tagger(tagger.model, **given)
 
     monkeypatch.setattr(nomina, "load", load, raising=False)
@@ -69,9 +69,10 @@ def test_other_ways_to_decode(tagger, monkeypatch, options):
 
 
 def test_ways_to_decode_that_exclude_each_other(tagger, monkeypatch):
-    monkeypatch.setattr(
-        nomina, "load", lambda name, format, **given: Tagger(tagger.model, **given), raising=False
-    )
+    def load(name, format, num_workers, **given):
+        return Tagger(tagger.model, **given)
+
+    monkeypatch.setattr(nomina, "load", load, raising=False)
     result = run(app, "extract x --labels a --decoding free --beams 2".split())
     assert result.exit_code == 1
     assert result.stderr.startswith("error: free decoding is greedy search")

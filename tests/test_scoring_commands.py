@@ -581,10 +581,10 @@ def test_evaluations_name_how_they_decode(data, tmp_path, monkeypatch):
     monkeypatch.setattr("nomina.extractor.load", load)
     args = ["--data", "mine:dev", "--metric", "strict", "--json", "--output"]
     run_json("evaluate", *args, tmp_path / "free", "--decoding", "free")
-    run_json("evaluate", *args, tmp_path / "beams", "--beams", "4")
+    run_json("evaluate", *args, tmp_path / "beams", "--beams", "4", "--workers", "2")
     assert asked == [
-        {"decoding": "free", "num_beams": 1},
-        {"decoding": "grounded", "num_beams": 4},
+        {"decoding": "free", "num_beams": 1, "num_workers": 1},
+        {"decoding": "grounded", "num_beams": 4, "num_workers": 2},
     ]
     settings = json.loads((tmp_path / "free" / "settings.json").read_text())
     assert settings["decoding"] == "free"

@@ -35,6 +35,10 @@ DecodingOption = Annotated[
     str, typer.Option(help="grounded, or free: what `generate` would write, aligned afterwards.")
 ]
 BeamsOption = Annotated[int, typer.Option(help="Hypotheses that grounded decoding keeps; slower.")]
+WorkersOption = Annotated[
+    int,
+    typer.Option(help="Processes that read, each with a copy of the model; as many as cores."),
+]
 
 DEMO: tuple[tuple[str, str, dict[str, str]], ...] = (
     (
@@ -323,6 +327,7 @@ def register(app: typer.Typer) -> None:
         ] = False,
         decoding: DecodingOption = "grounded",
         beams: BeamsOption = 1,
+        workers: WorkersOption = 1,
         output: Annotated[
             str, typer.Option(help="table, text, jsonl or html; jsonl if piped, else table.")
         ] = "",
@@ -344,7 +349,14 @@ def register(app: typer.Typer) -> None:
             if side and side in {file_key(Path(name)) for name in files}:
                 raise typer.BadParameter(f"--skip-errors would overwrite the input {skip_errors}")
             report = Report() if skip_errors is None else SideFile(skip_errors)
-            tagger = _load(model, form, consistent=consistent, decoding=decoding, num_beams=beams)
+            tagger = _load(
+                model,
+                form,
+                consistent=consistent,
+                decoding=decoding,
+                num_beams=beams,
+                num_workers=workers,
+            )
             sources = _sources(texts or (), files, report, text_column, lines)
             found = documents(tagger, sources, label_set, threshold=threshold)
             names_files = len(files) > 1 or any(os.path.isdir(name) for name in files)

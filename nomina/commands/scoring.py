@@ -13,7 +13,7 @@ import typer
 
 from nomina import reports
 from nomina.commands.endings import user_errors, write_utf8
-from nomina.commands.extract import BeamsOption, DecodingOption
+from nomina.commands.extract import BeamsOption, DecodingOption, WorkersOption
 from nomina.corpora.files import read_text
 from nomina.errors import DataError
 from nomina.evaluation import METRICS, NUM_RESAMPLES
@@ -170,6 +170,7 @@ def evaluate_command(
     ] = False,
     decoding: DecodingOption = "grounded",
     beams: BeamsOption = 1,
+    workers: WorkersOption = 1,
     output: Annotated[
         Path | None,
         typer.Option(help="Folder of the run. Default: nomina-evaluation/MODEL."),
@@ -198,6 +199,7 @@ def evaluate_command(
             fit_temperature,
             decoding,
             beams,
+            workers,
         )
         outputs = Outputs(report, output, _seen(seen_labels))
         with _progress() as show:

@@ -12,6 +12,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from nomina.commands.endings import user_errors
+from nomina.commands.extract import WorkersOption
 from nomina.server_config import Limits, ServerConfig, read_tokens
 
 
@@ -34,6 +35,7 @@ def serve_command(
         list[str] | None,
         typer.Option(help="A limit as NAME=VALUE, say max_labels=500. Repeatable."),
     ] = None,
+    workers: WorkersOption = 1,
     quiet: Annotated[bool, typer.Option("--quiet", help="Log errors only.")] = False,
 ) -> None:
     """Serve the model over HTTP, with a page to try it at `/`.
@@ -57,7 +59,7 @@ def serve_command(
         import nomina
 
         logger.info("loading the model")
-        server.serve(load_aside(lambda: nomina.load(model)), config)
+        server.serve(load_aside(lambda: nomina.load(model, num_workers=workers)), config)
 
 
 T = TypeVar("T")
