@@ -17,6 +17,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path as FilePath
 from typing import Any, Literal
 
 import torch
@@ -37,7 +38,7 @@ from nomina.entities import (
     spans_to_entities,
     split_words,
 )
-from nomina.errors import LabelError, ModelError, NominaError, TextError
+from nomina.errors import LabelError, ModelError, TextError
 from nomina.formats import Sentence, get_format
 from nomina.freeform import read_completion
 from nomina.generation import Completion, Generator
@@ -543,49 +544,43 @@ def load(
     place = _device(device)
     _check_decoding(decoding, num_beams)
     if num_workers == 1:
-        model = _load_model(name, format, kind, place)
-        pack_linears(model.module)
-        join_gates(model.module)
-    else:
-        if not isinstance(num_workers, int) or num_workers < 1 or decoding == "free":
-            raise ModelError(
-                "num_workers must be a number from 1, and 1 with decoding='free', "
-                f"were: num_workers={num_workers!r}, decoding={decoding!r}"
-            )
+        workers = None
+    elif isinstance(num_workers, int) and num_workers > 1 and decoding == "grounded":
         workers = _start_workers(num_workers, name, format, kind, place, config, num_beams)
-        try:
-            model = _load_model(name, format, kind, torch.device("cpu"))
-        except BaseException:
+        place = torch.device("cpu")
+    else:
+        raise ModelError(
+            "num_workers must be a number from 1, and 1 with decoding='free', "
+            f"were: num_workers={num_workers!r}, decoding={decoding!r}"
+        )
+    try:
+        model = load_model(name, kind, place)
+        if format is not None:
+            model.format = get_format(format)
+            model.config = dataclasses.replace(model.config, format=format)
+        if workers is None:
+            pack_linears(model.module)
+            join_gates(model.module)
+        else:
+            model.module.to("meta")  # whoever asks others needs no weights
+        # The calibration was fitted on the scores of grounded decoding.
+        folder = model.folder if decoding == "grounded" else None
+        tagger = Tagger(
+            model,
+            Calibration.load(folder) if folder else None,
+            config,
+            consistent=consistent,
+            decoding=decoding,
+            num_beams=num_beams,
+        )
+        if workers is not None:
+            workers.wait()
+            tagger.engine = workers
+    except BaseException:
+        if workers is not None:
             workers.close()
-            raise
-        model.module.to("meta")  # whoever asks others needs no weights
-    folder = model.folder
-    # The calibration was fitted on the scores of grounded decoding.
-    calibration = Calibration.load(folder) if folder and decoding == "grounded" else None
-    tagger = Tagger(
-        model,
-        calibration,
-        config,
-        consistent=consistent,
-        decoding=decoding,
-        num_beams=num_beams,
-    )
-    if num_workers > 1:
-        tagger.engine = workers
+        raise
     return tagger
-
-
-def _load_model(
-    name: str | os.PathLike[str] | None,
-    form: str | None,
-    dtype: torch.dtype | None,
-    device: torch.device | None,
-) -> LanguageModel:
-    model = load_model(name, dtype, device)
-    if form is not None:
-        model.format = get_format(form)
-        model.config = dataclasses.replace(model.config, format=form)
-    return model
 
 
 def _start_workers(
@@ -597,6 +592,8 @@ def _start_workers(
     config: EngineConfig | None,
     num_beams: int,
 ) -> WorkerEngine:
+    if not sys.executable or getattr(sys, "frozen", False):
+        raise ModelError("num_workers must be 1 in a frozen program: there is no Python to start")
     options = {
         "name": None if name is None else os.fspath(name),
         "format": form,
@@ -605,31 +602,34 @@ def _start_workers(
         "config": None if config is None else dataclasses.asdict(config),
         "num_beams": num_beams,
     }
+    # A worker imports what this process does, but not a `random.py` of the working folder.
+    paths = [path for path in sys.path if path]
+    ours = str(FilePath(__file__).parents[1])
     # Who interrupts or ends all processes of a group means the one that started the workers: it may
-    # want to finish. The working folder is left out of the path, as a `random.py` may lie there.
+    # want to finish. What libraries print, from their import on, is no answer.
     code = (
-        "import signal, sys; "
+        f"import sys; sys.path[:] = {paths if ours in paths else [*paths, ours]!r}; "
+        "import os, signal; "
         "signal.signal(signal.SIGINT, signal.SIG_IGN); "
         "signal.signal(signal.SIGTERM, signal.SIG_IGN); "
-        "sys.path = [path for path in sys.path if path]; "
-        "from nomina.extractor import _work; _work(sys.argv[1])"
+        "sink = os.dup(1); os.dup2(2, 1); "
+        "from nomina.extractor import _work; _work(sink, sys.argv[1])"
     )
     return WorkerEngine([sys.executable, "-c", code, json.dumps(options)], num_workers, config)
 
 
-def _work(options: str) -> None:
-    """Be a worker: load what the options say, and answer through standard input and output."""
-    sink = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what libraries print is no answer
-    given = json.loads(options)
-    if given["config"] is not None:
-        given["config"] = EngineConfig(**given["config"])
-    try:
+def _work(sink: int, options: str) -> None:
+    """Be a worker: load what the options say, and answer what comes through standard input."""
+
+    def loaded() -> tuple[Engine | BeamEngine, LanguageModel]:
+        given = json.loads(options)
+        if given["config"] is not None:
+            given["config"] = EngineConfig(**given["config"])
         tagger = load(**given)
-    except NominaError:  # whoever started it has met the same, and says so
-        sys.exit(1)
-    assert isinstance(tagger.engine, Engine | BeamEngine)
-    serve(tagger.engine, tagger.model, sys.stdin.buffer, sink)
+        assert isinstance(tagger.engine, Engine | BeamEngine)
+        return tagger.engine, tagger.model
+
+    serve(loaded, sys.stdin.buffer, sink)
 
 
 _DTYPES = {str(x).removeprefix("torch."): x for x in (torch.float32, torch.bfloat16, torch.float16)}

@@ -8,7 +8,8 @@ into windows before, so one long text is shared out, too.
 What travels are lines of JSON through the pipes of a child process. A request is its ids and what
 its grounding is made of; an answer is which choice was taken at each fork, and its log probability,
 and walks the grounding that was asked with. A worker ends when its input does, so none outlives the
-process that started it, whatever ends that.
+process that started it, whatever ends that. One that ends by itself costs what it had been asked an
+error, and another takes its place.
 
 Knows requests and engines; nothing of texts, or of how a worker gets its engine.
 """
@@ -25,9 +26,8 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path as FilePath
-from typing import IO, Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import IO, Any, TypeAlias
 
 import nomina.errors
 from nomina.beams import BeamEngine
@@ -40,68 +40,107 @@ from nomina.models import LanguageModel
 _AHEAD = 8  # requests that wait at a worker, so that it need not
 _WAIT_S = 0.02  # until a stream that had nothing is asked again
 
+Failure = tuple[str, str]  # the kind of an error, and what it says
+Answers: TypeAlias = "queue.SimpleQueue[dict[str, Any]]"
+Servant: TypeAlias = Engine | BeamEngine
+
+
+def _error(failure: Failure) -> NominaError:
+    kind, text = failure
+    found = getattr(nomina.errors, kind, None)
+    if isinstance(found, type) and issubclass(found, NominaError):
+        with contextlib.suppress(TypeError):  # one that is made of more than a text
+            return found(text)
+    return ModelError(f"a worker failed: {kind}: {text}")
+
 
 class _Worker:
-    """A process, and whom its answers are for."""
+    """A process, and whom its answers are for.
+
+    Attributes:
+        asked: Who waits for the answer of each number.
+        usage: What it cost so far.
+        failure: Why it takes no requests any more.
+        is_ready: Whether it could load what it needs.
+        settled: Set when that is known.
+    """
 
     def __init__(self, command: Sequence[str], environment: dict[str, str]) -> None:
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
-        )
-        self.asked: dict[int, queue.SimpleQueue[tuple[int, Any]]] = {}
+        try:
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+            )
+        except OSError as error:
+            raise ModelError(f"a worker process cannot be started: {error}") from error
+        self.asked: dict[int, Answers] = {}
         self.usage: dict[str, int] = {}
-        self.failure: NominaError | None = None  # why it takes no requests any more
+        self.failure: Failure | None = None
+        self.is_ready = False
+        self.settled = threading.Event()
         self._lock = threading.Lock()
         threading.Thread(target=self._listen, daemon=True).start()
 
-    def ask(self, number: int, line: bytes, answers: queue.SimpleQueue[tuple[int, Any]]) -> None:
+    def ask(self, number: int, message: dict[str, Any], answers: Answers) -> None:
+        """Send a request; its answer, or why there is none, comes to `answers`."""
         with self._lock:
             if self.failure is not None:
-                raise self.failure
+                raise _error(self.failure)
             self.asked[number] = answers
+        self._send(message)
+
+    def drop(self, numbers: Iterable[int]) -> None:
+        """Forget requests, so that they need not be read."""
+        mine = [number for number in numbers if self.asked.pop(number, None) is not None]
+        if mine and self.failure is None:
+            self._send({"drop": mine})
+
+    def _send(self, message: dict[str, Any]) -> None:
         assert self.process.stdin is not None
-        with contextlib.suppress(OSError):  # it has ended: whoever listens says why
-            self.process.stdin.write(line)
+        with contextlib.suppress(OSError, ValueError):  # it has ended: whoever listens says why
+            # Before it a half line may stand, whose writer was interrupted.
+            self.process.stdin.write(b"\n" + _line(message))
             self.process.stdin.flush()
 
     def _listen(self) -> None:
+        failure: Failure | None = None
         assert self.process.stdout is not None
-        with self.process.stdout as lines:
-            for line in lines:
-                message = json.loads(line)
-                if "error" in message:
-                    self._fail(_error(*message["error"]))
-                    continue
-                self.usage = message["usage"]
-                answers = self.asked.pop(message["number"], None)
-                if answers is not None:
-                    answers.put((message["number"], message["path"]))
-        code = self.process.wait()
-        with self._lock:
-            self.failure = ModelError(
+        try:
+            with self.process.stdout as lines:
+                for message in filter(None, map(_message, lines)):
+                    if "fatal" in message:
+                        kind, text = message["fatal"]
+                        failure = kind, text
+                        continue
+                    self.is_ready = True
+                    self.settled.set()
+                    self.usage = message.get("usage", self.usage)
+                    answers = self.asked.pop(message.get("number", -1), None)
+                    if answers is not None:
+                        answers.put(message)
+        finally:
+            code = self.process.wait()
+            assert self.process.stdin is not None
+            with contextlib.suppress(OSError):  # of what nobody read
+                self.process.stdin.close()
+            text = (
                 f"a worker process ended with exit code {code}. Each has a copy of the model: "
                 "memory may be too small for so many"
             )
-        self._fail(self.failure)
+            self._end(failure or (ModelError.__name__, text))
 
-    def _fail(self, error: NominaError) -> None:
+    def _end(self, failure: Failure) -> None:
         with self._lock:
+            self.failure = self.failure or failure
             asked = list(self.asked.items())
             self.asked.clear()
         for number, answers in asked:
-            answers.put((number, error))
+            answers.put({"number": number, "error": self.failure})
+        self.settled.set()
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):
-            assert self.process.stdin is not None
-            self.process.stdin.close()
-
-
-def _error(kind: str, text: str) -> NominaError:
-    found = getattr(nomina.errors, kind, None)
-    if isinstance(found, type) and issubclass(found, NominaError):
-        return found(text)
-    return ModelError(f"a worker failed: {kind}: {text}")
+        """End the process, whatever it does."""
+        self._end((ModelError.__name__, "the workers of this tagger were closed"))
+        self.process.kill()
 
 
 class WorkerEngine:
@@ -112,8 +151,8 @@ class WorkerEngine:
         num_workers: How many of them.
         config: How much each reads at once.
 
-    Attributes:
-        processes: The workers.
+    Raises:
+        ModelError: If they cannot be started.
     """
 
     def __init__(
@@ -121,16 +160,41 @@ class WorkerEngine:
     ) -> None:
         self.config = config or EngineConfig()
         self._numbers = iter(range(sys.maxsize))
-        self._workers = [_Worker(command, _environment(num_workers)) for _ in range(num_workers)]
-        self.processes = [worker.process for worker in self._workers]
+        self._command, self._environment = command, _environment(num_workers)
+        self._past: list[dict[str, int]] = []  # the usage of workers that were replaced
+        self._process_id = os.getpid()
+        self._lock = threading.Lock()
+        self._workers: list[_Worker] = []
         self._finalizer = weakref.finalize(self, _close, self._workers)
+        try:
+            while len(self._workers) < num_workers:
+                self._workers.append(_Worker(command, self._environment))
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def processes(self) -> list[subprocess.Popen[bytes]]:
+        """The workers' processes."""
+        return [worker.process for worker in self._workers]
 
     @property
     def usage(self) -> Usage:
         """What decoding cost, all workers together."""
-        known = [worker.usage for worker in self._workers]
+        known = [*self._past, *(worker.usage for worker in self._workers)]
         names = [field.name for field in dataclasses.fields(Usage)]
         return Usage(**{name: sum(usage.get(name, 0) for usage in known) for name in names})
+
+    def wait(self) -> None:
+        """Wait until all workers can answer.
+
+        Raises:
+            NominaError: What kept one from it.
+        """
+        for worker in self._workers:
+            worker.settled.wait()
+            if worker.failure is not None:
+                raise _error(worker.failure)
 
     def close(self) -> None:
         """End the workers."""
@@ -158,64 +222,75 @@ class WorkerEngine:
         intake = Intake(requests)
         room = len(self._workers) * (self.config.max_rows + _AHEAD)
         most_ahead = 4 * room if is_ordered else math.inf
-        answers: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
-        active: dict[int, tuple[int, Request]] = {}  # by the worker's number
+        answers: Answers = queue.SimpleQueue()
+        active: dict[int, tuple[int, Request]] = {}  # by the number that a worker knows
         done: dict[int, Path] = {}
         num_taken = num_given = 0
         try:
             while True:
+                while not answers.empty():
+                    self._settle(answers.get(), active, done)
                 while done and (num_given in done or not is_ordered):
                     number = num_given if is_ordered else next(iter(done))
                     yield number, done.pop(number)
                     num_given += 1
-                while len(active) < room and num_taken - num_given < most_ahead:
+                has_room = len(active) < room and num_taken - num_given < most_ahead
+                if has_room and not intake.is_ended:
                     request = intake.take(is_idle=not active and not done)
-                    if request is None:
-                        break
-                    if request.grounding.start().allowed:
-                        number = next(self._numbers)
-                        active[number] = num_taken, request
-                        self._ask(number, request, answers)
-                    else:
-                        done[num_taken] = []
-                    num_taken += 1
+                    if request is not None:
+                        if request.grounding.start().allowed:
+                            number = next(self._numbers)
+                            active[number] = num_taken, request
+                            self._ask(number, request, answers)
+                        else:
+                            done[num_taken] = []
+                        num_taken += 1
+                        continue
                 if active:
                     # What has nothing now may have something while the workers read.
-                    may_come = not is_ordered and not intake.is_ended and len(active) < room
-                    try:
-                        number, answer = answers.get(timeout=_WAIT_S if may_come else None)
-                    except queue.Empty:
-                        continue
-                    if isinstance(answer, NominaError):
-                        raise answer
-                    place, request = active.pop(number)
-                    done[place] = _walk(request.grounding, answer)
+                    may_come = has_room and not intake.is_ended
+                    with contextlib.suppress(queue.Empty):
+                        answer = answers.get(timeout=_WAIT_S if may_come else None)
+                        self._settle(answer, active, done)
                 elif intake.is_ended and not done:
                     return
         finally:
-            for worker in self._workers:
-                for number in active:
-                    worker.asked.pop(number, None)
+            if active and self._process_id == os.getpid():
+                for worker in self._workers:
+                    worker.drop(active)
 
-    def _ask(
-        self, number: int, request: Request, answers: queue.SimpleQueue[tuple[int, Any]]
+    def _settle(
+        self,
+        answer: dict[str, Any],
+        active: dict[int, tuple[int, Request]],
+        done: dict[int, Path],
     ) -> None:
-        # One that has ended gave an error to whom it owed answers; the others serve the next.
-        living = [worker for worker in self._workers if worker.failure is None]
-        worker = min(living or self._workers, key=lambda worker: len(worker.asked))
-        worker.ask(number, _line(_written(number, request)), answers)
+        place, request = active.pop(answer["number"])
+        if "error" in answer:
+            raise _error(answer["error"])
+        done[place] = _walk(request.grounding, answer["path"])
+
+    def _ask(self, number: int, request: Request, answers: Answers) -> None:
+        if self._process_id != os.getpid():
+            raise ModelError(
+                "workers answer the process that started them, and this one was forked from it. "
+                "Load a tagger in each process"
+            )
+        with self._lock:
+            for place, worker in enumerate(self._workers):
+                if worker.failure is not None and worker.is_ready and self._finalizer.alive:
+                    self._past.append(worker.usage)
+                    self._workers[place] = _Worker(self._command, self._environment)
+            living = [worker for worker in self._workers if worker.failure is None]
+            worker = min(living or self._workers, key=lambda worker: len(worker.asked))
+        worker.ask(number, _written(number, request), answers)
 
 
 def _environment(num_workers: int) -> dict[str, str]:
-    """Return the variables of a worker: its share of the threads, and where this nomina lies."""
+    """Return the variables of a worker, with its share of the threads."""
     has_affinity = hasattr(os, "sched_getaffinity")
     num_cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
-    paths = [str(FilePath(nomina.errors.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-    return {
-        "OMP_NUM_THREADS": str(max(1, num_cores // num_workers)),
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-    }
+    return {"OMP_NUM_THREADS": str(max(1, num_cores // num_workers)), **os.environ}
 
 
 def _close(workers: Sequence[_Worker]) -> None:
@@ -223,8 +298,18 @@ def _close(workers: Sequence[_Worker]) -> None:
         worker.close()
 
 
-def _line(message: Any) -> bytes:
-    return json.dumps(message).encode("ascii") + b"\n"
+def _line(message: dict[str, Any]) -> bytes:
+    # Not as ASCII: halves of a surrogate pair, each a character here, would come back as one.
+    return json.dumps(message, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
+
+
+def _message(line: bytes) -> dict[str, Any] | None:
+    """Read a line; None for what is none of ours: half of one, what something else printed."""
+    try:
+        message = json.loads(line.decode("utf-8", "surrogatepass"))
+    except ValueError:
+        return None
+    return message if isinstance(message, dict) else None
 
 
 def _written(number: int, request: Request) -> dict[str, Any]:
@@ -262,41 +347,97 @@ def _walk(grounding: Grounding, choices: Sequence[tuple[int, float]]) -> Path:
     return path
 
 
-def serve(
-    engine: Engine | BeamEngine, model: LanguageModel, source: IO[bytes], sink: IO[bytes]
-) -> None:
-    """Answer requests until there are no more; then end this process at once.
+def serve(load: Callable[[], tuple[Servant, LanguageModel]], source: IO[bytes], sink: int) -> None:
+    """Load an engine and answer requests until there are no more; then end this process at once.
 
-    What the engine raises is answered for all that was asked so far.
+    What the engine raises is answered for the requests that are to blame: each that it had taken is
+    read once more, alone.
+
+    Args:
+        load: Returns the engine and its model. A `NominaError` that it raises is what whoever waits
+            for this worker is told.
+        source: Where requests come from.
+        sink: File number of where answers go.
     """
-    inbox: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    inbox = _Inbox(source)
 
-    def listen() -> None:
-        for line in source:
-            inbox.put(line)
+    def answer(message: dict[str, Any]) -> None:
+        line = _line(message)
+        try:
+            while line:
+                line = line[os.write(sink, line) :]
+        except OSError:
+            os._exit(0)
+
+    try:
+        engine, model = load()
+    except NominaError as error:
+        answer({"fatal": [type(error).__name__, str(error)]})
+        os._exit(1)
+    answer({"ready": True})
+
+    def answer_path(number: int, path: Path) -> None:
+        inbox.settle(number)
+        choices = [(choice, log_prob) for _, choice, log_prob in path]
+        usage = dataclasses.asdict(engine.usage)
+        answer({"number": number, "path": choices, "usage": usage})
+
+    while True:
+        try:
+            for place, path in engine.decode_as_done(inbox.requests(model)):
+                answer_path(inbox.places.pop(place), path)
+        except Exception:
+            for number, message in list(inbox.held.items()):
+                try:
+                    ((_, path),) = engine.decode_as_done([_read(message, model)])
+                    answer_path(number, path)
+                except Exception as error:
+                    inbox.settle(number)
+                    answer({"number": number, "error": [type(error).__name__, str(error)]})
+
+
+class _Inbox:
+    """What a worker is asked, read aside, so that whoever asks never waits for it.
+
+    Attributes:
+        held: Requests that the engine has taken, by number.
+        places: Their numbers, by place in the engine's stream.
+    """
+
+    def __init__(self, source: IO[bytes]) -> None:
+        self.held: dict[int, dict[str, Any]] = {}
+        self.places: dict[int, int] = {}
+        self._source = source
+        self._dropped: set[int] = set()
+        self._messages: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        for message in filter(None, map(_message, self._source)):
+            if "drop" in message:
+                self._dropped.update(message["drop"])
+            else:
+                self._messages.put(message)
         os._exit(0)  # nobody waits for what is being read
 
-    def answer(message: Any) -> None:
-        sink.write(_line(message))
-        sink.flush()
-
-    threading.Thread(target=listen, daemon=True).start()
-    while True:
-        numbers: list[int] = []
-
-        def requests(line: bytes, numbers: list[int] = numbers) -> Iterator[Request | None]:
-            while True:
-                message = json.loads(line)
-                numbers.append(message["number"])
+    def requests(self, model: LanguageModel) -> Iterator[Request | None]:
+        """Yield requests, the first when there is one, then None while there is none."""
+        self.places.clear()
+        place = 0
+        while True:
+            message = self._messages.get()
+            number = message["number"]
+            if number in self._dropped:
+                self._dropped.discard(number)
+            else:
+                self.places[place] = number
+                self.held[number] = message
+                place += 1
                 yield _read(message, model)
-                while inbox.empty():
-                    yield None
-                line = inbox.get()
+            while self._messages.empty():
+                yield None
 
-        try:
-            for number, path in engine.decode_as_done(requests(inbox.get())):
-                choices = [(choice, log_prob) for _, choice, log_prob in path]
-                usage = dataclasses.asdict(engine.usage)
-                answer({"number": numbers[number], "path": choices, "usage": usage})
-        except Exception as error:
-            answer({"error": [type(error).__name__, str(error)]})
+    def settle(self, number: int) -> None:
+        """Forget a request that is answered."""
+        self.held.pop(number, None)
+        self._dropped.discard(number)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -31,7 +33,7 @@ def both(tiny_folder):
     shared = nomina.load(tiny_folder, dtype="float32", config=config, num_workers=2)
     yield alone, shared
     shared.engine.close()
-    assert [process.wait(10) for process in shared.engine.processes] == [0, 0]
+    assert [process.wait(10) for process in shared.engine.processes] == [-signal.SIGKILL] * 2
 
 
 def texts(count, seed=0):
@@ -188,19 +190,102 @@ def test_a_model_that_is_not_there_is_said_once(tmp_path, capfd):
 
 
 def test_errors_keep_their_kind():
-    assert isinstance(_error("GroundingError", "x"), GroundingError)
-    assert isinstance(_error("OutOfMemoryError", "x"), ModelError)
-    assert isinstance(_error("annotations", "x"), ModelError)
+    assert isinstance(_error(("GroundingError", "x")), GroundingError)
+    for kind in ("OutOfMemoryError", "annotations", "MissingExtraError"):
+        assert isinstance(_error((kind, "x")), ModelError)
 
 
-def test_a_worker_that_fails_says_why():
-    code = (
-        "import sys\n"
-        "for line in sys.stdin:\n"
-        '    print(\'{"error": ["RuntimeError", "no memory"]}\', flush=True)\n'
-    )
+def test_an_error_of_one_is_not_an_error_of_others(build_model, tmp_path):
+    """A vocabulary without digits cannot tell these labels apart, which the worker finds out."""
+    build_model("t5", "inline", max_words=20).save(tmp_path / "t5")
+    alone = nomina.load(tmp_path / "t5", dtype="float32")
+    shared = nomina.load(tmp_path / "t5", dtype="float32", num_workers=2)
+    bad = shared.pipe(["george act"] * 30, ["act 2", "act 3"], threshold=0)
+    good = shared.pipe(["george act"] * 30, ["actor", "act"], threshold=0)
+    next(good)
+    with pytest.raises(GroundingError):
+        list(bad)
+    assert len(list(good)) == 29
+    for _ in range(5):
+        same(
+            alone("george act", ["actor"], threshold=0),
+            shared("george act", ["actor"], threshold=0),
+        )
+
+
+FAKE = """
+import json, sys
+print("a library says hello", flush=True)
+say = lambda message: print(json.dumps(message), flush=True)
+READY
+for line in filter(str.strip, sys.stdin):
+    say({"number": json.loads(line)["number"], "error": ["RuntimeError", "no memory"]})
+"""
+
+
+def fake(ready="say({})"):
+    return [sys.executable, "-c", FAKE.replace("READY", ready)]
+
+
+@pytest.fixture
+def request_of_one():
     lexicon = Lexicon(lambda text: [ord(char) for char in text], 1)
     grounding = Grounding(get_format("gner"), Sentence(("a",), ("",)), ("x",), lexicon)
-    engine = WorkerEngine([sys.executable, "-c", code], 1)
-    with pytest.raises(ModelError, match="a worker failed: RuntimeError: no memory"):
-        list(engine.decode([Request((), (1,), grounding)]))
+    return Request((), (1,), grounding)
+
+
+def test_what_a_worker_says_of_its_failure(request_of_one):
+    engine = WorkerEngine(fake(), 1)
+    for _ in range(2):
+        with pytest.raises(ModelError, match="a worker failed: RuntimeError: no memory") as raised:
+            list(engine.decode([request_of_one]))
+        assert len(raised.traceback) < 9  # one error is not raised again and again
+    engine.close()
+    with pytest.raises(ModelError, match="were closed"):
+        list(engine.decode([request_of_one]))
+
+
+def test_what_keeps_a_worker_from_starting():
+    engine = WorkerEngine(fake('say({"fatal": ["ModelError", "no room"]}); sys.exit(1)'), 2)
+    with pytest.raises(ModelError, match=r"^no room$"):
+        engine.wait()
+    with pytest.raises(ModelError, match="cannot be started"):
+        WorkerEngine(["/no/such/program"], 1)
+
+
+def test_a_forked_process_is_told(both, request_of_one, monkeypatch):
+    _, shared = both
+    monkeypatch.setattr("os.getpid", lambda: -1)
+    with pytest.raises(ModelError, match="forked"):
+        list(shared.engine.decode([request_of_one]))
+
+
+def test_what_nobody_waits_for_is_not_read(both):
+    _, shared = both
+    before = shared.engine.usage.requests
+    for _ in range(10):
+        next(shared.pipe(["a long text of many words " * 3] * 100, LABELS))
+    assert shared("in Paris", LABELS).text == "in Paris"
+    assert shared.engine.usage.requests - before < 10 * 64
+    assert not any(worker.asked for worker in shared.engine._workers)
+
+
+def test_an_interrupted_request_spoils_no_other(both):
+    _, shared = both
+    for worker in shared.engine._workers:
+        worker.process.stdin.write(b'{"number": 1, "prefix_ids": [1, 2')
+    assert len(list(shared.pipe(texts(9), LABELS))) == 9
+
+
+def test_modules_of_the_working_folder_are_not_taken(tiny_folder, tmp_path):
+    (tmp_path / "signal.py").write_text("raise SystemExit('this one is not meant')")
+    code = "import nomina, sys; nomina.load(sys.argv[1], num_workers=2)('in Paris', ['city'])"
+    script = tmp_path / "elsewhere" / "script.py"
+    script.parent.mkdir()
+    script.write_text(code)
+    run = [sys.executable, str(script), str(tiny_folder)]
+    root = str(Path(nomina.__file__).parents[1])
+    done = subprocess.run(
+        run, cwd=tmp_path, env=os.environ | {"PYTHONPATH": root}, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
