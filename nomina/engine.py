@@ -21,6 +21,7 @@ from __future__ import annotations
 import contextlib
 import heapq
 import math
+import mmap
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -323,14 +324,19 @@ class KeyStore:
 
     A position is overwritten when it is read again, and no query sees positions behind its own, so
     nothing has to be cropped. Both have shape (slots, length, heads, width), however keys lie in
-    memory.
+    memory. Slots that were never used take none on CPUs.
     """
 
     def __init__(self, num_slots: int) -> None:
         self.num_slots = num_slots
         self.length = 0
+        self._used: set[int] = set()
         self._keys: dict[int, torch.Tensor] = {}
         self._values: dict[int, torch.Tensor] = {}
+
+    def use(self, slots: Iterable[int]) -> None:
+        """Take note that slots will be written: their contents are kept when the store grows."""
+        self._used.update(slots)
 
     def reserve(self, length: int) -> None:
         """Make room for positions below a length."""
@@ -347,17 +353,18 @@ class KeyStore:
         self, room: Callable[[torch.Tensor, int], torch.Tensor], old: torch.Tensor, length: int
     ) -> torch.Tensor:
         new = room(old, length)
-        new[:, : self.length] = old
+        for slot in self._used:
+            new[slot, : self.length] = old[slot]
         return new
 
     def _room(self, like: torch.Tensor, length: int) -> torch.Tensor:
-        return like.new_zeros(self.num_slots, length, *like.shape[-2:])
+        return _zeros(like, (self.num_slots, length, *like.shape[-2:]))
 
     def _key_room(self, like: torch.Tensor, length: int) -> torch.Tensor:
         if not favours_products(like):
             return self._room(like, length)
         # A step in memory is a step in position: products take keys as they lie.
-        room = like.new_zeros(self.num_slots, *like.shape[-2:], length)
+        room = _zeros(like, (self.num_slots, *like.shape[-2:], length))
         return room.permute(0, 3, 1, 2)
 
     def write(
@@ -380,9 +387,29 @@ class KeyStore:
 
     def put(self, slot: int, kept: dict[int, tuple[torch.Tensor, torch.Tensor]]) -> None:
         """Write the first positions of a row."""
+        self.use([slot])
         for layer, (keys, values) in kept.items():
             self._keys[layer][slot, : len(keys)] = keys
             self._values[layer][slot, : len(values)] = values
+
+
+def _zeros(like: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """Return zeros, on CPUs in pages of their own.
+
+    Untouched pages take no memory, and freed ones go back at once: the allocator's heap would keep
+    the holes that a store leaves behind each time it grows.
+    """
+    size = math.prod(shape) * like.element_size()
+    if like.device.type != "cpu" or size < mmap.PAGESIZE:
+        return like.new_zeros(shape)
+    private: dict[str, Any] = {}
+    if hasattr(mmap, "MAP_PRIVATE"):  # not on Windows, where nothing is shared by default
+        private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS}
+    try:
+        pages = mmap.mmap(-1, size, **private)
+    except OSError as error:
+        raise MemoryError(f"no room for {size} bytes of keys and values: {error}") from error
+    return torch.frombuffer(pages, dtype=like.dtype).view(shape)
 
 
 class Part(NamedTuple):
@@ -632,6 +659,7 @@ class PackedReader:
         longest = max(start + len(ids) for _, start, ids in rows)
         check_length(self._model.module.config, longest)
         self._store.reserve(longest)
+        self._store.use(slot for slot, _, _ in rows)
         shape = [(slot, start, len(ids)) for slot, start, ids in rows]
         pack = Pack(shape, self._store, device, Visits(self._model.module.config))
         ids = torch.tensor([[token for _, _, ids in rows for token in ids]], device=device)

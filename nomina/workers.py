@@ -282,7 +282,8 @@ class WorkerEngine:
                     self._past.append(worker.usage)
                     self._workers[place] = _Worker(self._command, self._environment)
             living = [worker for worker in self._workers if worker.failure is None]
-            worker = min(living or self._workers, key=lambda worker: len(worker.asked))
+            ready = [worker for worker in living if worker.is_ready]
+            worker = min(ready or living or self._workers, key=lambda worker: len(worker.asked))
         worker.ask(number, _written(number, request), answers)
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import mmap
 import random
+import sys
 
 import pytest
 import torch
 from contracts import draw_labels
 
-from nomina.engine import Engine, EngineConfig, Odds, Request, decode_plain
+from nomina.engine import Engine, EngineConfig, KeyStore, Odds, Request, decode_plain
 from nomina.entities import LabelSet, split_words
 from nomina.formats import Guess, Sentence
 from nomina.grounding import Grounding
@@ -179,3 +181,20 @@ def test_the_model_is_left_as_it_was(build_model):
     list(Engine(model).decode(build_requests(model, random.Random(0), count=2, most_words=5)))
     assert model.module.config._attn_implementation == before
     assert torch.equal(model.module(ids).logits, want)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_slots_that_nobody_uses_take_no_memory():
+    def resident():
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * mmap.PAGESIZE
+
+    like = torch.zeros(1, 1, 1, 64)
+    store = KeyStore(1000)
+    store.reserve(4096)
+    before = resident()
+    room = store._room(like, 4096)  # a gigabyte
+    assert room.shape == (1000, 4096, 1, 64)
+    assert not room[::250, ::1000].any()
+    room[3] = 1
+    assert resident() - before < 100_000_000
