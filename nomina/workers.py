@@ -1,8 +1,8 @@
 """Decoding in several processes: requests go out, choices come back.
 
-A model as small as ours does not fill many cores: on two of them two threads read a third faster
-than one, two processes with a thread each twice as fast. So each worker is a process with an engine
-and its share of the threads, and requests go to the one that has the least to do. Texts are cut
+A model as small as ours does not fill many cores: two processes with a thread each read a quarter
+faster than one with two (`benchmarks/workers.py`). So each worker is a process with an engine and
+its share of the threads, and requests go to the one that has the least to do. Texts are cut
 into windows before, so one long text is shared out, too.
 
 What travels are lines of JSON through the pipes of a child process. A request is its ids and what
