@@ -54,7 +54,7 @@ def test_every_character_of_any_text_is_decided_exactly_once(tagger, text):
         document = tagger(text, LABELS)
     finally:
         del tagger.engine.decode
-    job = _Work(tagger.model, True, ())._begin(text, LabelSet.of(LABELS))
+    job = _Work(tagger.model, True, (), True)._begin(text, LabelSet.of(LABELS))
     decided = [0] * len(text)
     assert len(asked) == len(job.windows)
     for window, words in zip(job.windows, asked, strict=True):
