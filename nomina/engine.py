@@ -396,8 +396,7 @@ class KeyStore:
 def _zeros(like: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
     """Return zeros, on CPUs in pages of their own.
 
-    Untouched pages take no memory, and freed ones go back at once: the allocator's heap would keep
-    the holes that a store leaves behind each time it grows.
+    Untouched pages take no memory: where prompts are long, few of the slots are ever used.
     """
     size = math.prod(shape) * like.element_size()
     if like.device.type != "cpu" or size < mmap.PAGESIZE:

@@ -531,8 +531,8 @@ def load(
         decoding: "grounded" or "free"; see `Tagger`.
         num_beams: Hypotheses that grounded decoding keeps; see `Tagger`.
         num_workers: Processes that read, each with a copy of the model and its share of the cores;
-            see `workers`. With many texts, or long ones, as many as there are cores are the
-            fastest; with 1 this process reads itself.
+            see `workers`. Faster than threads for many texts, or long ones; with 1 this process
+            reads itself.
 
     Raises:
         ModelError: If the model cannot be found or read, there is no such device or decoding, or

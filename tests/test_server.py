@@ -987,3 +987,13 @@ def test_the_app_runs_under_any_asgi_server():
 
     have = asyncio.run(main())
     assert [x.json()["documents"][0]["text"] for x in have] == [f"Text{i}" for i in range(20)]
+
+
+def test_workers_are_for_the_tagger(monkeypatch):
+    app, asked = typer.Typer(), {}
+    serving.register(app)
+    app.command("other")(lambda: None)
+    monkeypatch.setattr("nomina.load", lambda name, **options: asked.update(options), raising=False)
+    monkeypatch.setattr("nomina.server.serve", lambda tagger, config: None)
+    assert CliRunner().invoke(app, ["serve", "--quiet", "--workers", "3"]).exit_code == 0
+    assert asked == {"num_workers": 3}

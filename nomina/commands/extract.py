@@ -37,7 +37,9 @@ DecodingOption = Annotated[
 BeamsOption = Annotated[int, typer.Option(help="Hypotheses that grounded decoding keeps; slower.")]
 WorkersOption = Annotated[
     int,
-    typer.Option(help="Processes that read, each with a copy of the model; as many as cores."),
+    typer.Option(
+        help="Processes that read, each with a copy of the model: one for each core at most."
+    ),
 ]
 
 DEMO: tuple[tuple[str, str, dict[str, str]], ...] = (
