@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from nomina.errors import RecipeError
 
 # Settings that the recipe has keys of its own for, and the keys.
@@ -98,6 +100,27 @@ def fsdp_config(given: Any) -> dict[str, Any]:
     if not hasattr(FullyShardedDataParallelPlugin, "fsdp_version"):
         raise RecipeError("trainer: fsdp needs a newer accelerate, this one knows version 1 only")
     return settings
+
+
+def hold_in_float32(module: Any, plugin: dict[str, Any]) -> None:
+    """Let FSDP hold the weights that train in float32, whatever type the model is read in.
+
+    A weight in bfloat16 has eight bits: the optimiser's steps are mostly smaller than the last of
+    them, and would be lost. DeepSpeed keeps copies in float32 by itself.
+
+    Args:
+        module: The model; its weights that train are float32 afterwards.
+        plugin: Settings of accelerate's plugin, which are told the type to read them in.
+    """
+    from torch.distributed.fsdp import MixedPrecisionPolicy
+
+    weights = [weight for weight in module.parameters() if weight.requires_grad]
+    types = {weight.dtype for weight in weights} - {torch.float32}
+    if not types:
+        return
+    plugin["mixed_precision_policy"] = MixedPrecisionPolicy(types.pop(), torch.float32)
+    for weight in weights:
+        weight.data = weight.data.float()
 
 
 def shard_on_cpus(accelerator: Any, given: Mapping[str, Any]) -> bool:

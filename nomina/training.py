@@ -43,7 +43,13 @@ from nomina.models import CONFIG_NAME, LanguageModel
 from nomina.objective import Objective, can_pack, compile_layers, fold_attention, plain_layers
 from nomina.optimizer import MasterAdamW, rate_factor
 from nomina.recipes import Recipe, default_steps
-from nomina.sharding import deepspeed_config, fsdp_config, shard_on_cpus, whole_weights
+from nomina.sharding import (
+    deepspeed_config,
+    fsdp_config,
+    hold_in_float32,
+    shard_on_cpus,
+    whole_weights,
+)
 from nomina.trainable import Trainable, load_trainable
 
 __all__ = [
@@ -249,6 +255,7 @@ class _Run:
         identity["order"] = ORDER
         for key in ("output", "compile", "save_every"):
             del identity[key]
+        self.dtype = next(iter(trainable.weights.values())).dtype
         self.wrapped: Callable[[], Any] = lambda: None  # what the Trainer made of the model
         self.checkpoints = Checkpoints(self.output.with_name(self.output.name + ".run"), identity)
         self.state = self.checkpoints.read_state()
@@ -428,7 +435,9 @@ class _Run:
         state = None
         if self.is_sharded and trainer is not None:
             wrapped = trainer.accelerator.get_state_dict(trainer.model_wrapped)
-            state = {k.removeprefix("module."): v for k, v in wrapped.items()} if wrapped else {}
+            state = {
+                k.removeprefix("module."): v.to(self.dtype) for k, v in (wrapped or {}).items()
+            }
         if self.rank:
             return
         partial = self.checkpoints.folder / "result.partial"
@@ -557,6 +566,8 @@ class _Trainer(Trainer):  # type: ignore[misc, unused-ignore]
     def __init__(self, run: _Run) -> None:
         self.run = run
         self.steps = _Steps(run)
+        if run.args.fsdp:
+            hold_in_float32(run.trainable.module, run.args.fsdp_plugin_args)
         with quiet_libraries():
             super().__init__(
                 model=Objective(run.trainable.module, run.recipe.objective),
@@ -576,6 +587,9 @@ class _Trainer(Trainer):  # type: ignore[misc, unused-ignore]
         """Return our batches as they are: each process already has its own."""
         self.steps.batches = self.run.batches()
         return DataLoader(self.steps.batches, batch_size=None)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write nothing: what is beside it in a checkpoint of shards has the weights, too."""
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Return the optimiser with its state as of the last checkpoint."""

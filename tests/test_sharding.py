@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import build_module
 from safetensors.torch import load_file
 from test_training import SCRIPT, WEIGHTS, folder, run_two, start_two, values, write_recipe
 
 from nomina.errors import RecipeError
-from nomina.models import load_model
+from nomina.models import LanguageModel, ModelConfig, load_model
 from nomina.recipes import Recipe
 from nomina.sharding import deepspeed_config, fsdp_config
 from nomina.training import train
@@ -95,16 +96,45 @@ needs_deepspeed = pytest.mark.skipif(
     reason="needs DeepSpeed, a compiler and Python's headers",
 )
 ZERO = "[trainer.deepspeed]\nzero_optimization = {{ stage = {} }}\n"
+FSDP = '[trainer]\nfsdp = "full_shard"\n'
 SHARDED = [
     pytest.param(ZERO.format(2), marks=needs_deepspeed, id="zero-2"),
     pytest.param(ZERO.format(3), marks=needs_deepspeed, id="zero-3"),
-    pytest.param('[trainer]\nfsdp = "full_shard"\n', marks=needs_fsdp, id="fsdp"),
+    pytest.param(FSDP, marks=needs_fsdp, id="fsdp"),
 ]
 
 
+@pytest.fixture
+def tied(folder, byte_tokenizer):
+    """A model whose head is its embedding, as the default's: shards are saved otherwise then."""
+    module = build_module("gemma3", max(400, len(byte_tokenizer)), scale=0.3)
+    assert module.config.tie_word_embeddings
+    LanguageModel(module, byte_tokenizer, ModelConfig()).save(folder / "gemma3")
+    return f"{folder}/gemma3"
+
+
+@needs_fsdp
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_steps_too_small_for_bfloat16_add_up(folder, tied, method):
+    base = {"base": tied, "dtype": "bfloat16", "method": method, "steps": 6}
+    base |= {"learning_rate": 1e-4, "dev_share": 0, "evaluate_every": 6}
+    want = train(Recipe.of(values(folder, output=f"{folder}/one", accumulate=2, **base)))
+    path = write_recipe(folder / "recipe.toml", values(folder, accumulate=1, **base))
+    with path.open("a") as file:
+        file.write(FSDP)
+    run_two(SCRIPT, path, 0, folder / "two.json")
+    name = WEIGHTS if method == "lora" else "model.safetensors"
+    have, want = load_file(folder / "out" / name), load_file(want / name)
+    assert {x.dtype for x in have.values()} == {torch.bfloat16}
+    differ = [(have[key] != want[key]).flatten() for key in want]
+    # Without copies in float32: 33 and 14 %.
+    assert torch.cat(differ).float().mean() < 0.08
+
+
 @pytest.mark.parametrize("settings", SHARDED)
-def test_shards_are_one_process_with_twice_the_batch(folder, settings):
+def test_shards_are_one_process_with_twice_the_batch(folder, tied, settings):
     base = {
+        "base": tied,
         "dtype": "float32",
         "steps": 6,
         "dev_sentences": 1,  # one process reads it, the other has none to read
