@@ -68,6 +68,7 @@ runs/written.jsonl: .venv/.base tools/written.py $(wildcard corpora/written/*.tx
 model: .venv/.dev runs/queries.jsonl runs/written.jsonl  ## train the shipped adapter anew from NOMINA_DATA (hours; resumes)
 	@test -n "$(NOMINA_DATA)" || (echo "set NOMINA_DATA to the folder of the corpora" && exit 1)
 	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc-per-node 2 -m nomina.cli train recipes/default.toml
+	$(BIN)/python tools/heads.py runs/default
 
 clean:
 	rm -rf .venv .venv-oldest build dist *.egg-info

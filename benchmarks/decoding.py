@@ -45,6 +45,7 @@ def build(model, corpus, count, seed=0):
 def read_once(engine, requests, paths):
     """Read finished completions once: what verifying a perfect draft costs."""
     reader = PackedReader(engine.model, engine.config)
+    heads, engine.model.heads = engine.model.heads, None  # nothing is left to guess
     drafts = []
     for slot, (request, path) in enumerate(zip(requests, paths, strict=True)):
         draft = Draft(request)
@@ -59,6 +60,7 @@ def read_once(engine, requests, paths):
                 reader.open(slot, draft.request)
             if group:
                 reader.read([d for _, d in group], [slot for slot, _ in group])
+    engine.model.heads = heads
 
 
 @torch.inference_mode()

@@ -4,7 +4,8 @@ The plain rule asks the model once for each choice: `decode_plain`. The engine g
 from a few readings (speculative decoding, Leviathan et al. 2023, with a grounding for a draft
 model, and guesses mended in parallel as in Jacobi decoding, Santilli et al. 2023):
 
-1. draft the whole completion, at first without any entity;
+1. draft the completion, at first by rules, then by what heads guess (`nomina.heads`), if the model
+   has some;
 2. run the model once over it and read its choice at every fork;
 3. keep what agrees up to the first difference, take the model's choice there, and draft the rest
    anew from what it chose at later forks;
@@ -43,6 +44,7 @@ from nomina.families import (
 )
 from nomina.formats import Guess, State
 from nomina.grounding import Fork, Grounding
+from nomina.heads import Foresight, foresee
 from nomina.models import LanguageModel
 
 Path = list[tuple[Fork, int, float]]
@@ -144,10 +146,12 @@ class Draft:
         open: The choices not yet sure, in order, as far as they are guessed.
         length: About how many ids the completion has.
         num_reads: Readings so far.
+        foresight: What heads guess, once the prompt has been read and if the model has some.
     """
 
     def __init__(self, request: Request) -> None:
         self.request = request
+        self.foresight: Foresight | None = None
         self.path: Path = []
         self.num_reads = 0
         self._guesses: dict[Any, Guess] = {}  # by the fork's key
@@ -181,6 +185,8 @@ class Draft:
             guess = self._guesses.get(fork.key)
             if guess is None:
                 guess = likely(fork, self._seen)
+                if self.foresight is not None:
+                    guess = self.foresight.better(fork, guess)
             self.open.append(OpenChoice(len(ids), fork, guess))
             if odds is not None:
                 all_right *= odds.of(guess)
@@ -634,6 +640,7 @@ class PackedReader:
         """Run the model over the unread tokens of all drafts at once."""
         rows = [(slot, *self._todo(draft, slot)) for draft, slot in zip(drafts, slots, strict=True)]
         hidden = self.run(rows)  # (tokens, width)
+        self._foresee(drafts, rows, hidden)
         index, offset = [], 0
         for draft, (slot, start, ids) in zip(drafts, rows, strict=True):
             request = self._requests[slot]
@@ -643,6 +650,34 @@ class PackedReader:
         hidden = hidden[torch.tensor(index, device=hidden.device)]  # (choices, width)
         forks = [item.fork for draft in drafts for item in draft.open]
         return _split(drafts, *choose(self._model, hidden, forks))
+
+    def _foresee(
+        self,
+        drafts: Sequence[Draft],
+        rows: Sequence[tuple[int, int, list[int]]],
+        hidden: torch.Tensor,
+    ) -> None:
+        """Let heads guess from the states of sentences that were read for the first time."""
+        if self._model.heads is None:
+            return
+        new, states, offset = [], [], 0
+        for draft, (_, start, ids) in zip(drafts, rows, strict=True):
+            request = draft.request
+            if start == len(request.prefix_ids):
+                new.append(draft)
+                states.append(hidden[offset : offset + len(request.sentence_ids)])
+            offset += len(ids)
+        if not new:
+            return
+        groundings = [draft.request.grounding for draft in new]
+        found = foresee(self._model.heads, groundings, states, self._logits)
+        for draft, foresight in zip(new, found, strict=True):
+            draft.foresight = foresight
+
+    def _logits(self, hidden: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        """Return the logits of some ids, on the CPU, where heads guess."""
+        device = self._model.device
+        return self._model.choice_logits(hidden.to(device), ids.to(device)).cpu()
 
     def run(self, rows: Sequence[tuple[int, int, list[int]]]) -> torch.Tensor:
         """Run the model over tokens of many rows at once, writing their keys and values.

@@ -29,9 +29,10 @@ from transformers import (
 
 from nomina.base import BASE_NAME, prepare_base, quiet_libraries
 from nomina.errors import ModelError
-from nomina.families import check_family, decoder_of, head_of, start_id
+from nomina.families import check_family, decoder_of, head_of, start_id, text_config
 from nomina.formats import Format, Prompt, get_format
 from nomina.grounding import Lexicon
+from nomina.heads import Heads
 from nomina.kernels import has_fast_bfloat16
 
 CONFIG_NAME = "nomina.json"
@@ -84,6 +85,7 @@ class LanguageModel:
         config: How to talk to it.
         name: What to call it in messages and results.
         folder: Where it was loaded from, if it was.
+        heads: Guess what it will choose, for speed alone.
     """
 
     def __init__(
@@ -93,8 +95,10 @@ class LanguageModel:
         config: ModelConfig | None = None,
         name: str = "",
         folder: Path | None = None,
+        heads: Heads | None = None,
     ) -> None:
         self.folder = folder
+        self.heads = heads
         self.module = module.eval()
         self.tokenizer = tokenizer
         self.config = config or ModelConfig()
@@ -227,6 +231,8 @@ class LanguageModel:
         self.module.save_pretrained(folder)
         if not hasattr(self.module, "peft_config"):
             self.tokenizer.save_pretrained(folder)
+        if self.heads is not None:
+            self.heads.save(folder)
         write_config(folder, self.config)
 
 
@@ -379,7 +385,15 @@ def _load_folder(
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, trust_remote_code=False)
     if config is None:
         config = guess_config(module, name)
-    return LanguageModel(module.to(device), tokenizer, config, name, folder)
+    heads = load_heads(folder, module)
+    return LanguageModel(module.to(device), tokenizer, config, name, folder, heads)
+
+
+def load_heads(folder: Path, module: Any) -> Heads | None:
+    """Return the heads of a model that has some in its folder."""
+    if module.config.is_encoder_decoder:
+        return None
+    return Heads.load(folder, getattr(text_config(module.config), "hidden_size", 0))
 
 
 def _load_full(folder: Path, dtype: torch.dtype) -> PreTrainedModel:

@@ -20,7 +20,14 @@ from nomina.calibration import FILE_NAME as CALIBRATION_NAME
 from nomina.calibration import Calibration
 from nomina.errors import ModelError, RecipeError
 from nomina.formats import get_format
-from nomina.models import LanguageModel, ModelConfig, load_model, model_folder, write_config
+from nomina.models import (
+    LanguageModel,
+    ModelConfig,
+    load_heads,
+    load_model,
+    model_folder,
+    write_config,
+)
 from nomina.recipes import Recipe
 
 _ADAPTER = "adapter_config.json"
@@ -85,6 +92,8 @@ class Trainable:
         write_config(folder, config)
         if self.calibration is not None:
             self.calibration.save(folder)
+        if self.model.heads is not None:
+            self.model.heads.save(folder)
         (folder / "README.md").write_text(card, encoding="utf-8")
 
 
@@ -122,6 +131,9 @@ def load_trainable(recipe: Recipe) -> Trainable:
         is_calibrated = False
         model.config = dataclasses.replace(model.config, format=recipe.format, threshold=0.0)
     model.format = get_format(model.config.format)
+    if is_adapter and recipe.method == "lora":
+        # When the model has been trained further, they are right a little less often.
+        model.heads = load_heads(folder, model.module)
     return Trainable(
         model,
         recipe.method,

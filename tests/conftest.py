@@ -135,6 +135,17 @@ def build_model(byte_tokenizer, unigram_tokenizer):
     return build
 
 
+def draw_heads(seed, width=32, rank=4, scale=1.0):
+    """Heads of a tiny model that guess at random."""
+    import torch
+
+    from nomina.heads import Heads
+
+    generator = torch.Generator().manual_seed(seed)
+    shapes = [(3, 3, width, rank), (3, rank), (2, rank), (2,), (rank, width)]
+    return Heads(*(scale * torch.randn(shape, generator=generator) for shape in shapes))
+
+
 @pytest.fixture(scope="session")
 def tagger(build_model):
     """A tagger that has learned nothing but tags."""

@@ -7,6 +7,7 @@ import pytest
 import nomina
 from nomina.base import is_prepared
 from nomina.commands.extract import DEMO
+from nomina.engine import Usage
 from nomina.models import ModelConfig, model_folder
 
 
@@ -21,16 +22,34 @@ def test_the_adapter_ships_with_its_card():
     assert not list(folder.glob("*.bin"))
 
 
+@pytest.fixture(scope="module")
+def default():
+    if not is_prepared():
+        pytest.skip("the base model is not prepared here: make demo")
+    return nomina.load()
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(not is_prepared(), reason="the base model is not prepared here: make demo")
-def test_the_demo_finds_what_a_person_would():
-    tagger = nomina.load()
+def test_the_demo_finds_what_a_person_would(default):
     want = [
         {("Siemens", "company"), ("Roland Busch", "person"), ("Munich", "city")},
         {("3 March 2024", "date"), ("Norway", "governing law")},
         {("melanoma", "disease"), ("vemurafenib", "drug")},
     ]
     for (_, text, labels), some in zip(DEMO, want, strict=True):
-        have = {(entity.text, entity.label) for entity in tagger(text, labels)}
+        have = {(entity.text, entity.label) for entity in default(text, labels)}
         assert len({t for t, _ in some} & {t for t, _ in have}) >= len(some) - 1
-        assert all(text[e.start : e.end] == e.text for e in tagger(text, labels))
+        assert all(text[e.start : e.end] == e.text for e in default(text, labels))
+
+
+@pytest.mark.slow
+def test_its_heads_save_readings(default):
+    model, reads = default.model, {}
+    heads = model.heads
+    assert heads is not None
+    for model.heads in (None, heads):
+        default.engine.usage = usage = Usage()
+        for _, text, labels in DEMO:
+            default(text, labels)
+        reads[model.heads is heads] = usage.reads
+    assert reads[True] < 0.8 * reads[False]

@@ -12,7 +12,7 @@ import sys
 
 import pytest
 import torch
-from conftest import build_module
+from conftest import build_module, draw_heads
 from queries import queries
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -22,6 +22,7 @@ from nomina.calibration import Calibration
 from nomina.entities import Example, LabelSet
 from nomina.errors import DataError, NominaError, RecipeError
 from nomina.extractor import Tagger
+from nomina.heads import Heads
 from nomina.mixture import Question
 from nomina.models import LanguageModel, ModelConfig, load_model
 from nomina.trainable import Trainable
@@ -209,6 +210,7 @@ def test_an_adapter_is_trained_further(folder):
     of_first = json.loads((first / "nomina.json").read_text())
     (first / "nomina.json").write_text(json.dumps({**of_first, "threshold": 0.5}))
     Calibration(3.0).save(first)
+    draw_heads(0).save(first)
     notes = []
     made = values(folder, base=str(first), rank=9, steps=1, learning_rate=1e-6)
     second = train(Recipe.of(made), note=notes.append)
@@ -217,6 +219,7 @@ def test_an_adapter_is_trained_further(folder):
     assert config["base"] == f"{folder}/llama"
     assert config["threshold"] == 0.5  # with the scale of its scores
     assert Calibration.load(second).temperature == 3
+    assert Heads.load(second, 32) is not None
     old, new = load_file(first / WEIGHTS), load_file(second / WEIGHTS)
     assert old.keys() == new.keys()
     assert all(torch.allclose(old[key], new[key], atol=1e-4) for key in old)
