@@ -163,9 +163,11 @@ def fit_phase(
             optimizer.step()
             schedule.step()
     places, allowed, moves = lay_out(test, phase)
-    with torch.no_grad():
-        guessed = logits(1, places, allowed).argmax(-1)
-    right = float((guessed == moves).float().mean())
+    right = math.nan
+    if len(moves):
+        with torch.no_grad():
+            guessed = logits(1, places, allowed).argmax(-1)
+        right = float((guessed == moves).float().mean())
     # Fold what the states were made even with into the weights.
     folded = mix.data / spread[:, None]
     shift = shift.data - torch.einsum("w,pwr->r", mean, folded)
