@@ -105,7 +105,7 @@ def draw_curve(results, means, options):
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(6, 4))
+    figure, axes = pyplot.subplots(figsize=(7.5, 4))
     shots = [0, *options.shots]
     for name in options.sets:
         ys = [statistics.mean(x[options.metric] for x in results[name, n]) for n in shots]
@@ -118,7 +118,7 @@ def draw_curve(results, means, options):
     axes.set_xlabel("sentences to train on")
     axes.set_ylabel(f"F1 on dev ({options.metric})")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5))
     figure.tight_layout()
     path = options.output / "few_shot.png"
     figure.savefig(path, dpi=150)
