@@ -13,6 +13,7 @@ COMMANDS = [
     [*NOMINA, "score", PREDICTIONS, "--metric", "gner", "--no-errors"],
     [*NOMINA, "score", PREDICTIONS, "--metric", "gner", "--no-errors", "--alignment", "best"],
     [sys.executable, "benchmarks/decoding.py", "--generate", "1", "--batches", "4", "16"],
+    [sys.executable, "benchmarks/decoding.py", "--generate", "1", "--sentences", "48"],
     [sys.executable, "benchmarks/workers.py", "--workers", "2"],
     [sys.executable, "benchmarks/corpora.py", "--offsets"],
 ]  # fmt: skip
