@@ -132,7 +132,7 @@ def load_trainable(recipe: Recipe) -> Trainable:
         model.config = dataclasses.replace(model.config, format=recipe.format, threshold=0.0)
     model.format = get_format(model.config.format)
     if is_adapter and recipe.method == "lora":
-        # When the model has been trained further, they are right a little less often.
+        # Those of the adapter that it started from guess nearly as well for the new one.
         model.heads = load_heads(folder, model.module)
     return Trainable(
         model,
