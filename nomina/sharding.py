@@ -105,8 +105,8 @@ def fsdp_config(given: Any) -> dict[str, Any]:
 def hold_in_float32(module: Any, plugin: dict[str, Any]) -> None:
     """Let FSDP hold the weights that train in float32, whatever type the model is read in.
 
-    A weight in bfloat16 has eight bits: the optimiser's steps are mostly smaller than the last of
-    them, and would be lost. DeepSpeed keeps copies in float32 by itself.
+    A weight in bfloat16 has eight bits: the optimiser's steps that are smaller than the last
+    of them would be lost. DeepSpeed keeps copies in float32 by itself.
 
     Args:
         module: The model; its weights that train are float32 afterwards.

@@ -255,6 +255,7 @@ class _Run:
         identity["order"] = ORDER
         for key in ("output", "compile", "save_every"):
             del identity[key]
+        # FSDP holds weights that train in float32; they are saved in their own type.
         self.dtype = next(iter(trainable.weights.values())).dtype
         self.wrapped: Callable[[], Any] = lambda: None  # what the Trainer made of the model
         self.checkpoints = Checkpoints(self.output.with_name(self.output.name + ".run"), identity)
