@@ -23,8 +23,11 @@ def main():
     parser.add_argument("--model", default=None)
     parser.add_argument("--sentences", type=int, default=48)
     parser.add_argument("--data", nargs="+", default=[*ZERO_SHOT_SETS, *OTHERS])
+    parser.add_argument("--no-heads", action="store_true", help="draft by rules alone")
     options = parser.parse_args()
     tagger = nomina.load(options.model)
+    if options.no_heads:
+        tagger.model.heads = None
     print("| corpus | labels | words | passes | reads | tokens of the floor | ms |")
     print("|---|---|---|---|---|---|---|")
     for name in options.data:

@@ -123,6 +123,14 @@ def word_ends(grounding: Grounding) -> list[int]:
     return ends
 
 
+def places(phase: str, word: int, start: int) -> tuple[int, int, int]:
+    """Return which words a head looks at in a state: the one before, the word, the one behind.
+
+    For a label these are the last word of the entity, the one behind it, and the entity's first.
+    """
+    return (word - 1, word, start) if phase == "label" else (max(word - 1, 0), word, word + 1)
+
+
 class Foresight:
     """What heads guess of one sentence.
 
@@ -134,12 +142,10 @@ class Foresight:
 
     def __init__(self, heads: Heads, mixed: torch.Tensor, logits: Logits) -> None:
         self._heads, self._mixed, self._logits = heads, mixed, logits
-        size = mixed.shape[2]
-        word = torch.arange(size - 1)
-        before = (word - 1).clamp(min=0)
         self._second: dict[str, list[float]] = {}
         for number, phase in enumerate(PHASES[:2]):
-            features = heads.features(mixed, number, before, word, word + 1)
+            words = [places(phase, word, -1) for word in range(mixed.shape[2] - 1)]
+            features = heads.features(mixed, number, *torch.tensor(words).T)
             logit = features @ heads.move[number] + heads.move_shift[number]
             self._second[phase] = torch.sigmoid(logit).tolist()
         self._labels: dict[Any, Guess] = {}  # by the fork's key
@@ -174,7 +180,8 @@ class Foresight:
     def _label(self, fork: Fork, start: int, end: int) -> Guess:
         guess = self._labels.get(fork.key)
         if guess is None:
-            features = self._heads.features(self._mixed, 2, end - 1, end, start)
+            words = places("label", end, start)
+            features = self._heads.features(self._mixed, 2, *words)
             state = features @ self._heads.label  # (width,)
             ids = torch.tensor([fork.allowed])
             best = self._logits(state.unsqueeze(0), ids)[0].softmax(-1).max(-1)

@@ -27,7 +27,7 @@ from nomina.entities import Example, LabelSet
 from nomina.errors import NominaError
 from nomina.formats import Sentence
 from nomina.grounding import Fork, Grounding
-from nomina.heads import PHASES, Heads, word_ends
+from nomina.heads import PHASES, Heads, places, word_ends
 from nomina.models import LanguageModel
 
 SHARES = {"runs/written.jsonl": 0.45, "open_types": 0.25, "task_sets": 0.2, "fewnerd_part": 0.1}
@@ -56,8 +56,8 @@ def read_prompt(model: LanguageModel, example: Example, names: Sequence[str]) ->
     if len(prefix) + len(rest) > 700:
         return None
     hidden = model.hidden(torch.tensor([prefix + rest], device=model.device))[0]
-    places = [len(prefix) + end for end in word_ends(grounding)]
-    states = hidden[[*places, len(prefix) + len(rest) - 1]].float().cpu()
+    ends = [len(prefix) + end for end in word_ends(grounding)]
+    states = hidden[[*ends, len(prefix) + len(rest) - 1]].float().cpu()
     gold = {span.start: (span.end, names.index(span.label)) for span in example.spans}
     forks = [
         Choice(PHASES.index(fork.state.phase), fork.state.word, fork.state.start, fork, choice)
@@ -94,9 +94,7 @@ def lay_out(
     rows: Sequence[Row], phase: int
 ) -> tuple[torch.Tensor, list[tuple[int, ...]], torch.Tensor]:
     """Return where the states of three words stand, the ids to choose from, and the choices."""
-    before: list[int] = []
-    word: list[int] = []
-    behind: list[int] = []
+    words: list[list[int]] = []
     allowed: list[tuple[int, ...]] = []
     moves: list[int] = []
     offset = 0
@@ -104,16 +102,12 @@ def lay_out(
         for number, at, start, fork, choice in forks:
             if number != phase:
                 continue
-            is_label = PHASES[phase] == "label"
-            first = at - 1 if is_label else max(at - 1, 0)
-            before.append(offset + first)
-            word.append(offset + at)
-            behind.append(offset + (start if is_label else at + 1))
+            words.append([offset + place for place in places(PHASES[phase], at, start)])
             allowed.append(fork.allowed)
-            moves.append(choice if is_label else fork.moves[choice][0])
+            moves.append(choice if PHASES[phase] == "label" else fork.moves[choice][0])
         offset += len(states)
-    places = torch.tensor([before, word, behind], dtype=torch.long)
-    return places, allowed, torch.tensor(moves, dtype=torch.long)
+    where = torch.tensor(words, dtype=torch.long).view(-1, 3).T  # (3, forks)
+    return where, allowed, torch.tensor(moves, dtype=torch.long)
 
 
 def fit_phase(
@@ -134,7 +128,7 @@ def fit_phase(
     out = torch.nn.Parameter(torch.randn(rank, width if is_label else 1) / rank**0.5 / 30)
     bias = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.AdamW([mix, shift, out, bias], lr=rate, weight_decay=0.1)
-    places, allowed, moves = lay_out(train, phase)
+    where, allowed, moves = lay_out(train, phase)
     if not len(moves):  # one label alone is never chosen
         return mix.data * 0, shift.data, out.data * 0, bias.data, math.nan
     chunks = range(0, len(moves), 64)
@@ -155,18 +149,16 @@ def fit_phase(
         for start in chunks:
             some = order[start : start + 64]
             picked = [allowed[k] for k in some] if is_label else None
-            loss = torch.nn.functional.cross_entropy(
-                logits(0, places[:, some], picked), moves[some]
-            )
+            loss = torch.nn.functional.cross_entropy(logits(0, where[:, some], picked), moves[some])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
-    places, allowed, moves = lay_out(test, phase)
+    where, allowed, moves = lay_out(test, phase)
     right = math.nan
     if len(moves):
         with torch.no_grad():
-            guessed = logits(1, places, allowed).argmax(-1)
+            guessed = logits(1, where, allowed).argmax(-1)
         right = float((guessed == moves).float().mean())
     # Fold what the states were made even with into the weights.
     folded = mix.data / spread[:, None]
