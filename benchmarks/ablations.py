@@ -9,11 +9,15 @@ goes on. Arms may run side by side, named:
     NOMINA_DATA=... python benchmarks/ablations.py --table              # of those that are done
 
 The two arms of negatives learn only from choices near entities, as in the study of context length
-in GNER's paper (Ding et al. 2024, section 5): `entities alone` from those inside entities.
+in GNER's paper (Ding et al. 2024, section 5): `entities alone` from those inside entities. Arms of
+the instruction are trained and asked with a prompt that tells what to do and what to write, which
+`gner` has and `inline` has not.
 """
 
 import argparse
+import contextlib
 import dataclasses
+import io
 import json
 import os
 import subprocess
@@ -22,6 +26,8 @@ import time
 from pathlib import Path
 
 from nomina import batches
+from nomina.cli import app
+from nomina.formats import FORMATS, GnerFormat, InlineFormat
 from nomina.recipes import Recipe
 from nomina.training import train
 
@@ -39,7 +45,40 @@ ARMS = {
     "negatives within two words": {"near": 2},
     "entities alone": {"near": 0},
     "another seed": {"seed": 101},
+    "with an instruction": {"instruction": True},
+    "gner without its instruction": {"format": "gner", "instruction": False},
 }
+INSTRUCTION = """\
+Please analyze the text provided and mark every entity in it that is of one of the types.
+Output format is: the text, word by word, with each entity as [entity](type), where:
+1. [ denotes the start of an entity, ] its end, and the type in parentheses is one of those listed.
+2. Words that are not part of an entity are written as they are.
+"""
+
+
+class InstructedFormat(InlineFormat):
+    """`inline` told what to do, at GNER's length."""
+
+    def prompt(self, *arguments):
+        """Put the instruction first."""
+        prompt = super().prompt(*arguments)
+        return dataclasses.replace(prompt, prefix=INSTRUCTION + prompt.prefix)
+
+
+class TerseFormat(GnerFormat):
+    """`gner` without being told what to do."""
+
+    def prompt(self, *arguments):
+        """Leave the instruction out."""
+        prompt = super().prompt(*arguments)
+        at = prompt.prefix.index("Use the specific entity tags")
+        return dataclasses.replace(prompt, prefix=prompt.prefix[at:])
+
+
+def instruct(is_told):
+    """Change the prompts of this process: tell `inline` what to do, or `gner` no longer."""
+    name, form = ("inline", InstructedFormat()) if is_told else ("gner", TerseFormat())
+    FORMATS[name] = form
 
 
 def near_entities(encode, reach):
@@ -79,6 +118,7 @@ def train_arm(name, options):
     """Train an arm if that is not done; returns its folder."""
     folder = folder_of(name, options)
     changes = {**ARMS[name]}
+    changes.pop("instruction", None)
     near = changes.pop("near", None)
     values = Recipe.read(ROOT / "recipes" / "default.toml")
     mixture = {**values.mixture, **changes.pop("mixture", {})}
@@ -110,10 +150,13 @@ def score(folder, options):
     """F1 on the benchmark's dev splits and what training took; from the disk if it is there."""
     done = folder / f"result-{options.limit}.json"
     if not done.is_file():
-        command = [sys.executable, "-m", "nomina.cli", "evaluate", "--model", folder, "--limit"]
-        command += [str(options.limit), "--threshold", "0", "--metric", "gner,strict", "--json"]
-        command += ["--no-errors", "--output", folder / "evaluation"]
-        found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+        command = ["evaluate", "--model", folder, "--limit", options.limit, "--threshold", 0]
+        command += ["--metric", "gner,strict", "--json", "--no-errors"]
+        command += ["--output", folder / "evaluation"]
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):  # here, where prompts may have been changed
+            app([str(part) for part in command], standalone_mode=False)
+        found = json.loads(printed.getvalue())
         average = {key: found["average"]["gner"][key] for key in ("f1", "low", "high")}
         result = {**average, **json.loads((folder / "minutes.json").read_text())}
         done.write_text(json.dumps(result) + "\n")
@@ -144,11 +187,13 @@ def main():
         sys.exit("set NOMINA_DATA to the folder of the corpora")
     if not options.table:
         for name in options.arms:
-            if len(options.arms) > 1:  # `encode` is changed in a process of its own
+            if len(options.arms) > 1:  # `encode` and prompts are changed in processes of their own
                 command = [sys.executable, __file__, "--arms", name, "--steps", options.steps]
                 command += ["--limit", options.limit, "--output", options.output]
                 subprocess.run([str(x) for x in command], check=True, stdout=subprocess.DEVNULL)
             else:
+                if "instruction" in ARMS[name]:
+                    instruct(ARMS[name]["instruction"])
                 score(train_arm(name, options), options)
     print(table(options))
 

@@ -7,12 +7,14 @@ Alternates between the systems, several rounds, and prints the median of each as
 - `plain`: the grounded rule one choice at a time, with a cache of keys and values;
 - `engine`: drafts and readings, batched, shared prefix;
 - `single`: the same, one sentence a call;
+- `engine, no heads` and `single, no heads`: without what guesses from the prompt (`nomina.heads`);
 - `floor`: one teacher-forced reading of sentence and completion behind the shared prefix, batched.
 
     python benchmarks/decoding.py --sentences 16 --rounds 5
 """
 
 import argparse
+import contextlib
 import json
 import random
 import statistics
@@ -42,10 +44,18 @@ def build(model, corpus, count, seed=0):
     return requests
 
 
+@contextlib.contextmanager
+def without_heads(model):
+    heads, model.heads = model.heads, None
+    try:
+        yield
+    finally:
+        model.heads = heads
+
+
 def read_once(engine, requests, paths):
     """Read finished completions once: what verifying a perfect draft costs."""
     reader = PackedReader(engine.model, engine.config)
-    heads, engine.model.heads = engine.model.heads, None  # nothing is left to guess
     drafts = []
     for slot, (request, path) in enumerate(zip(requests, paths, strict=True)):
         draft = Draft(request)
@@ -60,7 +70,6 @@ def read_once(engine, requests, paths):
                 reader.open(slot, draft.request)
             if group:
                 reader.read([d for _, d in group], [slot for slot, _ in group])
-    engine.model.heads = heads
 
 
 @torch.inference_mode()
@@ -98,6 +107,8 @@ def main():
     engine = Engine(model)
     paths = list(engine.decode(requests))  # warms everything up
     systems = ["generate", "plain", "engine", "single", "floor"]
+    if model.heads is not None:
+        systems += ["engine, no heads", "single, no heads"]
     systems += [f"generate x{size}" for size in options.batches]
     seconds = {name: [] for name in systems}
     few = options.generate
@@ -118,18 +129,21 @@ def main():
             elif name == "plain":
                 count = min(4, count)
                 plain = [decode_plain(model, request) for request in requests[:count]]
-            elif name == "engine":
+            elif name.startswith("engine"):
                 engine.usage = Usage()
-                list(engine.decode(requests))
-            elif name == "single":
-                for request in requests[:4]:
-                    list(Engine.decode(engine, [request]))
+                with without_heads(model) if "no heads" in name else contextlib.nullcontext():
+                    list(engine.decode(requests))
+            elif name.startswith("single"):
                 count = 4
+                with without_heads(model) if "no heads" in name else contextlib.nullcontext():
+                    for request in requests[:count]:
+                        list(engine.decode([request]))
             else:
-                read_once(engine, requests, paths)
+                with without_heads(model):  # nothing is left to guess
+                    read_once(engine, requests, paths)
             seconds[name].append((time.perf_counter() - began) / count)
             if name == "engine":
-                usage = vars(engine.usage)
+                usage = dict(vars(engine.usage))
     median = {name: statistics.median(values) for name, values in seconds.items()}
     same = sum(
         [c for _, c, _ in one] == [c for _, c, _ in other]
@@ -150,6 +164,11 @@ def main():
                 ),
                 "plain / engine": round(median["plain"] / median["engine"], 2),
                 "engine / floor": round(median["engine"] / median["floor"], 2),
+                "no heads / heads": {
+                    name: round(median[f"{name}, no heads"] / median[name], 2)
+                    for name in ("engine", "single")
+                    if f"{name}, no heads" in median
+                },
                 "reads per sentence": round(usage["reads"] / usage["requests"], 2),
                 "tokens / floor tokens": round(usage["tokens"] / usage["floor_tokens"], 2),
                 "engine equals plain": f"{same} of {len(plain)}",

@@ -38,6 +38,8 @@ FINE_TUNING: Mapping[str, Any] = {
     "patience": 3,
 }
 
+FEWEST_FOR_HEADS = 20  # questions
+
 _CHOICES = {
     "objective": ("decisions", "tokens"),
     "method": ("lora", "full"),
@@ -76,6 +78,9 @@ class Recipe:
         objective: "decisions" or "tokens".
         dtype: "bfloat16" or "float32"; empty for the fastest the machine has. The optimiser works
             in float32 either way.
+        heads: Questions that draft heads are fitted on (`nomina.head_fitting`) once training is
+            done, for speed alone: the engine then reads a third to two thirds as often. 0 for none;
+            an adapter that is trained further keeps those it has.
         compile: Compile the layers: 1.24 times the speed on CPUs after about 40 s.
         seed: Of weights and questions.
         save_every: Steps between checkpoints.
@@ -106,6 +111,7 @@ class Recipe:
     pack: bool = True
     objective: str = "decisions"
     dtype: str = ""
+    heads: int = 0
     compile: bool = False
     seed: int = 100
     save_every: int = 50
@@ -127,6 +133,9 @@ class Recipe:
         for name in ("rank", "batch_tokens", "accumulate", "max_length", "save_every"):
             if getattr(self, name) < 1:
                 raise RecipeError(f"{name} must be 1 or more, was: {getattr(self, name)}")
+        if self.heads and self.heads < FEWEST_FOR_HEADS:
+            least = FEWEST_FOR_HEADS
+            raise RecipeError(f"heads must be 0 or {least} or more, was: {self.heads}")
         for name in ("warmup_steps", "evaluate_every", "patience"):
             if getattr(self, name) < 0:
                 raise RecipeError(f"{name} must be 0 or more, was: {getattr(self, name)}")

@@ -36,10 +36,11 @@ from nomina.calibration import Calibration, fit_temperature
 from nomina.checkpoints import Checkpoints, replace_folder
 from nomina.errors import DataError, MissingExtraError, RecipeError
 from nomina.extractor import Tagger
+from nomina.head_fitting import Show, check_heads, fit_heads
 from nomina.material import DevSet, Material, default_mixture, read_material
 from nomina.mixture import ORDER, Question
 from nomina.model_cards import Card, CardData
-from nomina.models import CONFIG_NAME, LanguageModel
+from nomina.models import CONFIG_NAME, LanguageModel, load_model
 from nomina.objective import Objective, can_pack, compile_layers, fold_attention, plain_layers
 from nomina.optimizer import MasterAdamW, rate_factor
 from nomina.recipes import Recipe, default_steps
@@ -117,7 +118,10 @@ Report = Callable[[Progress], None]
 
 
 def train(
-    recipe: Recipe, report: Report | None = None, note: Callable[[str], None] | None = None
+    recipe: Recipe,
+    report: Report | None = None,
+    note: Callable[[str], None] | None = None,
+    show: Show | None = None,
 ) -> Path:
     """Train a model by a recipe; goes on from the last checkpoint if there is one.
 
@@ -130,6 +134,8 @@ def train(
         report: Called after each step of the first process.
         note: Called with what a user should know of the data before training starts, and with
             what goes wrong without stopping it, such as a checkpoint that a full disk refused.
+        show: Called while draft heads are fitted, if the recipe wants some: what is done, how much
+            of it, of how much.
 
     Returns:
         The folder of the model; `nomina.load` reads it.
@@ -166,8 +172,10 @@ def train(
     trainable = load_trainable(recipe)
     for text in trainable.notes:
         tell(text)
+    if recipe.heads:
+        check_heads(trainable.model)
     recipe = _settled(recipe, trainable.model, material, size)
-    run = _Run(recipe, material, trainable, extra, report, tell)
+    run = _Run(recipe, material, trainable, extra, report, tell, show)
     run.train()
     return output
 
@@ -243,9 +251,11 @@ class _Run:
         extra: Mapping[str, Any],
         report: Report | None,
         tell: Callable[[str], None],
+        show: Show | None,
     ) -> None:
         self.recipe, self.material, self.trainable = recipe, material, trainable
-        self.report, self.tell = report, tell
+        self.report, self.tell, self.show = report, tell, show
+        self.figures: dict[str, str] = {}  # of what comes after the steps
         self.rank = int(os.environ.get("RANK", "0"))
         self.size = int(os.environ.get("WORLD_SIZE", "1"))
         # These shard weights and optimiser among processes, and bring checkpoints of their own.
@@ -253,7 +263,7 @@ class _Run:
         self.output = Path(recipe.output)
         identity = {**recipe.to_dict(), "sentences": material.fingerprint, "processes": self.size}
         identity["order"] = ORDER
-        for key in ("output", "compile", "save_every"):
+        for key in ("output", "compile", "save_every", "heads"):
             del identity[key]
         # FSDP holds weights that train in float32; they are saved in their own type.
         self.dtype = next(iter(trainable.weights.values())).dtype
@@ -447,12 +457,14 @@ class _Run:
         try:
             if self.state.best_f1 >= 0 and best.is_dir():
                 shutil.copytree(best, partial)
-                is_fitted = (partial / CALIBRATION_NAME).is_file()
-                card = self.card(Calibration.load(partial) if is_fitted else None)
-                (partial / "README.md").write_text(card, encoding="utf-8")
             else:
                 partial.mkdir(parents=True)
-                self.trainable.save(partial, self.card(), state)
+                self.trainable.save(partial, "", state)
+            if self.recipe.heads:
+                self._fit_heads(partial)
+            is_fitted = (partial / CALIBRATION_NAME).is_file()
+            card = self.card(Calibration.load(partial) if is_fitted else None)
+            (partial / "README.md").write_text(card, encoding="utf-8")
             replace_folder(partial, self.output)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(partial, ignore_errors=True)
@@ -461,6 +473,24 @@ class _Run:
                 "space, then give the same command again."
             ) from error
         self.checkpoints.clean()
+
+    def _fit_heads(self, folder: Path) -> None:
+        """Fit draft heads to the model of a folder; what goes wrong costs nothing but them."""
+        if self.size > 1 and not torch.cuda.is_available():
+            torch.set_num_threads(os.cpu_count() or 1)  # the other processes are done
+        recipe = self.recipe
+        questions = self.material.mixture.questions(recipe.seed + 1)
+        try:
+            model = load_model(folder, self.dtype)
+            fitted = fit_heads(model, questions, recipe.heads, seed=recipe.seed, show=self.show)
+        except RecipeError as error:
+            self.tell(str(error))
+            return
+        fitted.heads.save(folder)
+        shares = ", ".join(f"{100 * x:.1f} % ({phase})" for phase, x in fitted.right.items())
+        self.figures["draft heads right at"] = (
+            f"{shares} of the choices in {fitted.num_held_out} questions held out"
+        )
 
     def card(self, calibration: Calibration | None = None) -> str:
         """Return the model card as of now."""
@@ -479,6 +509,7 @@ class _Run:
             figures["strict F1 on dev"] = (
                 f"{100 * state.best_f1:.1f} at step {state.best_step} ({num} sentences: {names})"
             )
+        figures |= self.figures
         plain = Recipe(output="plain").to_dict()
         always = ("base", "method", "learning_rate", "steps", "batch_tokens", "objective", "seed")
         values = recipe.to_dict()

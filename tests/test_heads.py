@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import re
 import shutil
 import sys
+from functools import partial
 
 import pytest
 
@@ -18,11 +20,13 @@ from conftest import draw_heads
 from test_engine import WORDS, build_requests, check_equal
 
 from nomina.engine import Engine, EngineConfig
-from nomina.entities import split_words
-from nomina.errors import ModelError
+from nomina.entities import Example, LabelSet, Span, split_words
+from nomina.errors import ModelError, RecipeError
 from nomina.formats import Guess, Sentence
 from nomina.grounding import Grounding
+from nomina.head_fitting import fit_heads
 from nomina.heads import FILE_NAME, Foresight, Heads, foresee, word_ends
+from nomina.mixture import Question
 from nomina.models import load_model
 
 
@@ -150,12 +154,18 @@ def test_the_tool_fits_them(tiny_folder, tmp_path, monkeypatch, capsys):
         words = rng.choices(WORDS, k=8)
         tags = ["B-number" if word in numbers else "O" for word in words]
         lines.append({"tokens": words, "labels": tags})
-    path = tmp_path / "data.jsonl"
-    path.write_text("\n".join(map(json.dumps, lines)))
-    arguments = [folder, "--corpora", path, "--sentences", 300, "--rate", 0.01, "--rank", 8]
-    monkeypatch.setattr(sys, "argv", ["heads.py", *map(str, arguments), "--epochs", "12"])
+    (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(
+        f'data = "{tmp_path / "data.jsonl"}"\noutput = "unused"\n'
+        "[mixture]\np_rename = 0.0\np_foreign = 0.0\np_natural = 0.0\np_lower = 0.0\n"
+    )
+    arguments = ["heads.py", folder, "--recipe", recipe, "--sentences", 300]
+    monkeypatch.setattr(sys, "argv", list(map(str, arguments)))
+    monkeypatch.setattr(tool, "fit_heads", partial(fit_heads, epochs=12, rate=0.01, rank=8))
     tool.main()
     shown = capsys.readouterr().out
+    assert "fitted on 285 sentences, 0 left out" in shown
     assert "in: right at" in shown
     model = load_model(folder, torch.float32)
     right = []
@@ -163,10 +173,30 @@ def test_the_tool_fits_them(tiny_folder, tmp_path, monkeypatch, capsys):
         text = " ".join(line["tokens"])
         sentence = Sentence.of(text, [m.span() for m in re.finditer(r"\S+", text)])
         grounding = Grounding(model.format, sentence, ("number",), model.lexicon)
-        prompt = model.format.prompt(sentence, tool.LabelSet.of(["number"]), False)
+        prompt = model.format.prompt(sentence, LabelSet.of(["number"]), False)
         prefix, rest = model.prefix_ids(prompt), model.sentence_ids(prompt)
         states = model.hidden(torch.tensor([prefix + rest]))[0, len(prefix) :]
         (found,) = foresee(model.heads, [grounding], [states], model.choice_logits)
         guessed = [odds > 0.5 for odds in found._second["out"]]
         right += [a == (b != "O") for a, b in zip(guessed, line["labels"], strict=True)]
     assert sum(right) > 0.9 * len(right)
+
+
+def test_heads_are_fitted_to_what_they_can_guess(build_model):
+    def ask(text, *spans):
+        return Question(Example(text, split_words(text), spans), LabelSet.of(["number"]))
+
+    questions = [ask(f"no {k} here", Span(1, 2, "number")) for k in range(30)]
+    for family, form, kind in (("t5", "inline", "an encoder"), ("llama", "gner", "writes 'gner'")):
+        with pytest.raises(RecipeError, match=f"heads are for .*{kind}"):
+            fit_heads(build_model(family, form), questions, 30)
+    model = build_model("llama")
+    told = []
+    fitted = fit_heads(model, questions, 30, epochs=1, show=lambda *now: told.append(now))
+    assert fitted.num_sentences + fitted.num_held_out == 30
+    assert math.isnan(fitted.right["label"])  # one label is never chosen
+    assert told[0] == ("reading sentences for draft heads", 0, 30)
+    assert all(0 <= done < total for _, done, total in told)
+    long = [ask("word " * 800)] * 11
+    with pytest.raises(RecipeError, match="need 20 sentences that can be read, had 19 of 30"):
+        fit_heads(model, [*long, *questions], 30)

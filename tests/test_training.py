@@ -230,6 +230,31 @@ def test_an_adapter_is_trained_further(folder):
     assert Calibration.load(third) == Calibration()
 
 
+def test_draft_heads_are_fitted_behind_the_last_step(folder):
+    told, notes = [], []
+    made = values(folder, heads=40, steps=1, dev_sentences=2)
+    out = train(Recipe.of(made), note=notes.append, show=lambda *now: told.append(now))
+    assert load_model(out, torch.float32).heads is not None
+    assert "draft heads right at" in (out / "README.md").read_text()
+    assert {text for text, _, _ in told} >= {"reading sentences for draft heads"}
+    plain = train(Recipe.of({**made, "heads": 0, "output": f"{folder}/plain"}))
+    assert (plain / WEIGHTS).read_bytes() == (out / WEIGHTS).read_bytes()
+    assert load_model(plain, torch.float32).heads is None
+    with pytest.raises(RecipeError, match="heads must be 0 or 20 or more"):
+        Recipe.of({**made, "heads": 7})
+    with pytest.raises(RecipeError, match=r"heads are for .* writes 'gner'"):
+        train(Recipe.of({**made, "format": "gner", "output": f"{folder}/gner"}))
+    assert not (folder / "gner.run").exists()
+    # Too few sentences that can be read are no reason to lose the model.
+    row = {"tokens": ["word"] * 720, "labels": ["O"] * 719 + ["B-city"]}
+    (folder / "long.jsonl").write_text(json.dumps(row) + "\n")
+    made |= {"data": f"{folder}/long.jsonl", "output": f"{folder}/long", "max_length": 4000}
+    made |= {"mixture": {"max_words": 800, "p_merge": 0.0}, "heads": 20, "accumulate": 1}
+    out = train(Recipe.of(made), note=notes.append)
+    assert any("had 0 of 20" in note for note in notes)
+    assert load_model(out, torch.float32).heads is None
+
+
 def test_full_training_makes_a_model_of_its_own(folder):
     made = values(folder, method="full", learning_rate=0.003, steps=24, dev_share=0.0)
     losses = []

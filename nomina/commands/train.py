@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ import typer
 from nomina.commands.endings import user_errors
 
 if TYPE_CHECKING:
+    from nomina.head_fitting import Show
     from nomina.recipes import Recipe
     from nomina.training import Report
 
@@ -60,9 +62,12 @@ def _dry_run(recipe: Recipe, count: int) -> None:
         console.print(prompt.text + written, markup=False, highlight=False)
 
 
+_EVERY = 60.0  # seconds between lines where there is no terminal
+
+
 @contextmanager
-def _shown(is_first: bool) -> Iterator[tuple[Report, Any]]:
-    """Show a run's progress: a bar on a terminal, a line every tenth of the run in a file."""
+def _shown(is_first: bool) -> Iterator[tuple[Report, Any, Show]]:
+    """Show a run's progress: a bar on a terminal, in a file a line a minute and every tenth."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
@@ -86,12 +91,23 @@ def _shown(is_first: bool) -> Iterator[tuple[Report, Any]]:
             parts.append(f"{now.num_too_long} too long")
         text = "  ".join(parts)
         bar.update(task, total=now.steps, completed=now.step, description=text)
-        if not console.is_terminal and now.step % max(now.steps // 10, 1) == 0:
-            console.print(f"{now.step}/{now.steps}  {text}", markup=False, highlight=False)
+        line(now.step, now.steps, text, now.step % max(now.steps // 10, 1) == 0)
+
+    def show_more(text: str, done: int, total: int) -> None:
+        bar.update(task, total=total, completed=done, description=text)
+        line(done, total, text, False)
+
+    last = [time.monotonic()]
+
+    def line(done: int, total: int, text: str, is_due: bool) -> None:
+        if console.is_terminal or not (is_due or time.monotonic() - last[0] > _EVERY):
+            return
+        last[0] = time.monotonic()
+        console.print(f"{done}/{total}  {text}", markup=False, highlight=False)
 
     with bar:
         task = bar.add_task("reading", total=None)
-        yield show, tell
+        yield show, tell, show_more
 
 
 def register(app: typer.Typer) -> None:
@@ -159,10 +175,10 @@ def register(app: typer.Typer) -> None:
                 _dry_run(plan, dry_run)
                 return
             is_first = os.environ.get("RANK", "0") == "0"
-            with _shown(is_first) as (show, tell):
+            with _shown(is_first) as (show, tell, show_more):
                 from nomina import training
 
-                folder = training.train(plan, show, tell)
+                folder = training.train(plan, show, tell, show_more)
             if is_first:
                 typer.echo(f"trained: {folder}")
             training.end_process()
