@@ -79,9 +79,10 @@ class Task:
                 tuple(
                     Label(label.name)
                     if definitions is None
-                    else Label(
-                        label.name,
-                        label.definition or definitions.get(normalize_label(label.name), ""),
+                    else dataclasses.replace(
+                        label,
+                        definition=label.definition
+                        or definitions.get(normalize_label(label.name), ""),
                     )
                     for label in labels
                 )

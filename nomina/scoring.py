@@ -24,7 +24,7 @@ from nomina.analysis import Analysis, analyze
 from nomina.comparison import Comparison, compare_average
 from nomina.corpora import read_corpus
 from nomina.corpora.files import write_whole
-from nomina.entities import normalize_label
+from nomina.entities import Example, LabelSet, Span, normalize_label
 from nomina.errors import DataError
 from nomina.evaluation import (
     MEASURES,
@@ -33,6 +33,7 @@ from nomina.evaluation import (
     check_metrics,
     evaluate,
 )
+from nomina.labels import read_labels
 from nomina.predictions import (
     SURROGATES,
     Prediction,
@@ -274,8 +275,10 @@ class EvaluationPlan:
         seed: Seed of the draw and of the bootstrap.
         threshold: Entities below this score are not predicted. Defaults to the model's own, or to 0
             where a temperature is fitted, which needs them all.
-        has_definitions: Whether labels are asked for with definitions: the corpus's own, or those
-            of `label_cards.jsonl` in `NOMINA_DATA`.
+        has_definitions: Whether labels are asked for with definitions: those of `labels`, else the
+            corpus's own, else those of `label_cards.jsonl` in `NOMINA_DATA`. Defaults to whether
+            there is a file of labels.
+        labels: File of the labels to ask for in all sentences; what the corpora say if empty.
         drop: Further labels to leave out.
         fits_temperature: Whether to fit a temperature on what was predicted and save it.
         decoding: "grounded" or "free".
@@ -290,7 +293,8 @@ class EvaluationPlan:
     limit: int | None = None
     seed: int = 0
     threshold: float | None = None
-    has_definitions: bool = False
+    has_definitions: bool | None = None
+    labels: str = ""
     drop: tuple[str, ...] = ()
     fits_temperature: bool = False
     decoding: str = "grounded"
@@ -345,11 +349,12 @@ def evaluate_model(
         "limit": plan.limit,
         "seed": plan.seed,
         "threshold": plan.threshold,
-        "definitions": plan.has_definitions,
+        "definitions": _is_defined(plan),
         "drop": list(plan.drop),
         # Only what is not the default, so that runs from before these settings can go on.
         **({"decoding": plan.decoding} if plan.decoding != "grounded" else {}),
         **({"num_beams": plan.num_beams} if plan.num_beams != 1 else {}),
+        **({"labels": str(read_labels(plan.labels))} if plan.labels else {}),
     }
 
     def load_default(model: str | None) -> Tagger:
@@ -388,7 +393,10 @@ def _tasks(
         raise DataError(
             f"protocol {protocol.name!r} needs the labels of the training data: --seen-labels FILE"
         )
-    definitions = _definitions() if plan.has_definitions else None
+    known = read_labels(plan.labels) if plan.labels else None
+    definitions = None
+    if _is_defined(plan):
+        definitions = {} if known else _definitions()  # the file's own
     tasks, notes = [], []
     for data in plan.data or protocol.corpora:
         is_path = Path(data).exists()
@@ -409,6 +417,9 @@ def _tasks(
                 f"{source}: {', '.join(named)} neither asked for nor gold "
                 f"({count} entities; protocol {protocol.name})"
             )
+        if known is not None:
+            examples = _spelled(examples, known, f"{plan.labels}, but in {source}")
+            labels = LabelSet(tuple(x for x in known if normalize_label(x.name) not in out))
         task = Task(corpus.name, examples, labels, source)
         tasks.append(task.limited(plan.limit, plan.seed).defined(definitions).grouped())
     sources = [task.source for task in tasks]
@@ -419,6 +430,29 @@ def _tasks(
         dataclasses.replace(task, name=task.source) if names.count(task.name) > 1 else task
         for task in tasks
     ], notes
+
+
+def _is_defined(plan: EvaluationPlan) -> bool:
+    return bool(plan.labels) if plan.has_definitions is None else plan.has_definitions
+
+
+def _spelled(examples: Sequence[Example], known: LabelSet, places: str) -> list[Example]:
+    """Return sentences with labels spelled as in a label set, which holds for all of them."""
+    names = {normalize_label(label.name): label.name for label in known}
+    found = dict.fromkeys(span.label for example in examples for span in example.spans)
+    if unknown := [label for label in found if normalize_label(label) not in names]:
+        raise DataError(
+            f"labels not in {places}: {', '.join(map(repr, unknown))}. Add them to the file, or "
+            "leave them out with --drop."
+        )
+    return [
+        dataclasses.replace(
+            example,
+            spans=tuple(Span(a, b, names[normalize_label(label)]) for a, b, label in example.spans),
+            labels=None,
+        )
+        for example in examples
+    ]
 
 
 def _definitions() -> dict[str, str]:

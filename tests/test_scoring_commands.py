@@ -20,6 +20,7 @@ from nomina.corpora import read_set
 from nomina.documents import Document
 from nomina.entities import Entity, Example, LabelSet, Span
 from nomina.errors import DataError
+from nomina.labels import read_labels
 from nomina.predictions import Prediction, Problems, read_predictions, write_predictions
 from nomina.runs import Task, file_name, run_tasks, to_words
 from nomina.scoring import EvaluationPlan, Outputs, evaluate_model, score_files
@@ -464,6 +465,27 @@ def test_evaluate_drops_misc_as_the_protocol_says(data, tmp_path):
     kept = EvaluationPlan(data=("crossner_ai:dev",), protocol="zero-shot-kept")
     have = evaluate_model(kept, Outputs(folder=tmp_path / "r2"), load=lambda name: tagger)
     assert have.evaluation.corpora["crossner_ai"]["strict"].support == 24
+
+
+def test_evaluate_asks_for_the_labels_of_a_file(data, tmp_path):
+    path = tmp_path / "labels.toml"
+    path.write_text('City = { definition = "a town", examples = ["Rome"] }\nmiscellaneous = ""\n')
+    outputs, tagger = Outputs(folder=tmp_path / "run"), ScriptedTagger()
+    plan = EvaluationPlan(data=("mine:dev",), metrics=("strict",), labels=str(path))
+    have = evaluate_model(plan, outputs, load=lambda name: tagger)
+    assert have.evaluation.corpora["mine"]["strict"].support == 24
+    (asked,) = set(tagger.asked)
+    assert asked == read_labels(path)  # definitions and examples, too; not the cards'
+    plain = dataclasses.replace(plan, has_definitions=False)
+    evaluate_model(plain, outputs, load=lambda name: tagger)
+    assert tagger.asked[-1] == LabelSet.of(["City", "miscellaneous"])
+    # What the protocol drops is neither asked for nor missing from the file.
+    dropping = dataclasses.replace(plan, data=("crossner_ai:dev",))
+    evaluate_model(dropping, outputs, load=lambda name: tagger)
+    assert tagger.asked[-1].names == ("City",)
+    path.write_text('person = ""\nCity = ""\n')
+    with pytest.raises(DataError, match=r"labels not in .*, but in mine:dev: 'miscellaneous'. Add"):
+        evaluate_model(plan, outputs, load=lambda name: tagger)
 
 
 def test_a_killed_evaluation_goes_on_where_it_stopped(data, tmp_path):

@@ -160,9 +160,17 @@ def evaluate_command(
         float | None,
         typer.Option(help="Drop entities with a lower score. Default: the model's own threshold."),
     ] = None,
+    labels_file: Annotated[
+        Path | None,
+        typer.Option(help="TOML, JSON or YAML file of the labels to ask for; the data's if none."),
+    ] = None,
     definitions: Annotated[
-        bool, typer.Option("--definitions/--no-definitions", help="Define labels in the prompt.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--definitions/--no-definitions",
+            help="Define labels in the prompt; only those of --labels-file if not given.",
+        ),
+    ] = None,
     drop: _DropOption = None,
     fit_temperature: Annotated[
         bool,
@@ -195,6 +203,7 @@ def evaluate_command(
             seed,
             threshold,
             definitions,
+            "" if labels_file is None else str(labels_file),
             tuple(drop or ()),
             fit_temperature,
             decoding,
