@@ -147,14 +147,11 @@ def fork_log_probs(
     model: LanguageModel, hidden: torch.Tensor, forks: Sequence[Fork]
 ) -> list[list[float]]:
     """Return the log probabilities of each fork's choices; hidden has shape (forks, width)."""
-    width = max(len(fork.allowed) for fork in forks)
-    ids = torch.tensor([[*f.allowed, *[0] * (width - len(f.allowed))] for f in forks])
-    sizes = torch.tensor([len(fork.allowed) for fork in forks]).unsqueeze(1)
-    logits = model.choice_logits(hidden, ids.to(hidden.device))  # (forks, k)
-    is_padding = torch.arange(width) >= sizes
-    scores = logits.masked_fill(is_padding.to(logits.device), float("-inf")).log_softmax(-1)
-    rows: list[list[float]] = scores.tolist()
-    return [row[: len(fork.allowed)] for row, fork in zip(rows, forks, strict=True)]
+    found: list[list[float]] = [[]] * len(forks)
+    for rows, log_probs in model.choice_log_probs(hidden, [fork.allowed for fork in forks]):
+        for row, of_fork in zip(rows, log_probs.tolist(), strict=True):
+            found[row] = of_fork[: len(forks[row].allowed)]
+    return found
 
 
 @torch.inference_mode()
@@ -409,10 +406,11 @@ class TreeReader:
         prefix = request.prefix_ids
         if prefix != self._prefix:
             self._store.num_tokens = 0
-            self._prefix = prefix
+            self._prefix = ()  # until it has been read
             if prefix:
                 self._store.extend_line(len(prefix))
                 self._run(prefix, 0)
+            self._prefix = prefix
         self._store.num_tokens = len(prefix)
         self._prompt = list(request.sentence_ids)
 

@@ -134,8 +134,8 @@ def merge_spans(
 
     An entity belongs to the window that decides its first word; what other windows see of it in
     their context is left out. It may run over the end of its window into the context and stays
-    whole. Where it then meets an entity of the next window, the more probable one is kept, or the
-    longer one of two as probable.
+    whole. Where it then meets entities of the next windows, the most probable one is kept, of two
+    as probable the longer one, and then whatever else does not overlap what is kept.
 
     Args:
         windows: As from `split_text`.
@@ -147,20 +147,35 @@ def merge_spans(
         >>> merge_spans(windows, spans)
         [(Span(start=2, end=4, label='city'), 0.9), (Span(start=5, end=6, label='x'), 1)]
     """
+    decided = [
+        (span, score)
+        for window, found in zip(windows, predicted, strict=True)
+        for span, score in sorted(found)
+        if window.start <= span.start < window.end
+    ]
     merged: list[tuple[Span, float]] = []
-    for window, found in zip(windows, predicted, strict=True):
-        for span, score in sorted(found):
-            if not window.start <= span.start < window.end:
-                continue
-            rivals = []
-            while merged and merged[-1][0].end > span.start:
-                rivals.append(merged.pop())
-            best = max([(span, score), *rivals], key=lambda x: (x[1], x[0].end - x[0].start))
-            if best[0] is span:
-                merged.append((span, score))
-            else:
-                merged += reversed(rivals)
-    return merged
+    group: list[tuple[Span, float]] = []  # neighbours that overlap, of which not all can stay
+    end = 0
+    for item in decided:
+        if item[0].start >= end:
+            merged += _apart(group)
+            group = []
+        group.append(item)
+        end = max(end, item[0].end)
+    return merged + _apart(group)
+
+
+def _apart(group: list[tuple[Span, float]]) -> list[tuple[Span, float]]:
+    """Return the best of spans that overlap, and the best of the rest, while they fit."""
+    if len(group) < 2:
+        return group
+    kept: list[tuple[Span, float]] = []
+    for span, score in sorted(
+        group, key=lambda item: (item[1], item[0].end - item[0].start, item[0]), reverse=True
+    ):
+        if all(span.end <= other.start or other.end <= span.start for other, _ in kept):
+            kept.append((span, score))
+    return sorted(kept)
 
 
 def split_sentences(text: str, offsets: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -49,6 +49,10 @@ class CachedDecoder:
         own, cross = (DynamicCache(config=layers) for _ in range(2))
         self._rows[slot] = _Row(states, torch.ones_like(ids), EncoderDecoderCache(own, cross))
 
+    def close(self, slot: int) -> None:
+        """Forget what a slot holds."""
+        self._rows.pop(slot, None)
+
     def read(self, rows: Sequence[tuple[int, int, Sequence[int]]]) -> torch.Tensor:
         """Run the decoder over ids of rows, forgetting what it had read from there on.
 

@@ -33,6 +33,7 @@ import torch
 from transformers import AttentionInterface, DynamicCache
 
 from nomina.decoders import CachedDecoder
+from nomina.errors import ModelError
 from nomina.families import (
     Visits,
     attend,
@@ -83,6 +84,12 @@ class EngineConfig:
     max_cache_tokens: int = 32_768
     max_prefixes: int = 8
     pass_tokens: int = 100
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            least = 0 if name == "pass_tokens" else 1
+            if value < least:
+                raise ModelError(f"`EngineConfig.{name}` must be {least} or more, was: {value}")
 
 
 @dataclass
@@ -254,6 +261,9 @@ class Reader(Protocol):
     def open(self, slot: int, request: Request) -> None:
         """Begin a new request in a slot."""
 
+    def close(self, slot: int) -> None:
+        """Forget what a slot holds, if it holds anything."""
+
     def cost(self, draft: Draft, slot: int) -> int:
         """Return how many tokens a reading of the draft takes."""
 
@@ -262,14 +272,13 @@ def choose(
     model: LanguageModel, hidden: torch.Tensor, forks: Sequence[Fork]
 ) -> tuple[list[int], list[float]]:
     """Choose at each fork; hidden has shape (choices, width)."""
-    width = max(len(fork.allowed) for fork in forks)
-    ids = torch.tensor([[*f.allowed, *[0] * (width - len(f.allowed))] for f in forks])
-    sizes = torch.tensor([len(fork.allowed) for fork in forks]).unsqueeze(1)
-    logits = model.choice_logits(hidden, ids.to(hidden.device))  # (choices, k)
-    valid = torch.arange(width) < sizes
-    scores = logits.masked_fill(~valid.to(logits.device), float("-inf")).log_softmax(-1)
-    best, chosen = scores.max(-1)
-    return chosen.tolist(), best.tolist()
+    chosen, best = [0] * len(forks), [0.0] * len(forks)
+    for rows, log_probs in model.choice_log_probs(hidden, [fork.allowed for fork in forks]):
+        highest = log_probs.max(-1)
+        found = zip(rows, highest.indices.tolist(), highest.values.tolist(), strict=True)
+        for row, choice, log_prob in found:
+            chosen[row], best[row] = choice, log_prob
+    return chosen, best
 
 
 def _split(
@@ -295,6 +304,10 @@ class EncoderDecoderReader:
         """Encode the prompt."""
         self._decoder.open(slot, [*request.prefix_ids, *request.sentence_ids])
         self._num_read[slot] = 0
+
+    def close(self, slot: int) -> None:
+        """Forget the prompt."""
+        self._decoder.close(slot)
 
     def accept(self, slot: int, num_ids: int) -> None:
         """Read again from the first id that was not read as it is now."""
@@ -331,6 +344,7 @@ class KeyStore:
     A position is overwritten when it is read again, and no query sees positions behind its own, so
     nothing has to be cropped. Both have shape (slots, length, heads, width), however keys lie in
     memory. Slots that were never used take none on CPUs.
+    Slots that are free are not taken along when the store grows.
     """
 
     def __init__(self, num_slots: int) -> None:
@@ -343,6 +357,10 @@ class KeyStore:
     def use(self, slots: Iterable[int]) -> None:
         """Take note that slots will be written: their contents are kept when the store grows."""
         self._used.update(slots)
+
+    def free(self, slot: int) -> None:
+        """Take note that the contents of a slot are not needed any more."""
+        self._used.discard(slot)
 
     def reserve(self, length: int) -> None:
         """Make room for positions below a length."""
@@ -377,12 +395,15 @@ class KeyStore:
         self, layer: int, keys: torch.Tensor, values: torch.Tensor, pack: Pack
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Store what was computed for packed tokens, shape (tokens, heads, width); return all."""
-        if layer not in self._keys:
-            self._keys[layer] = self._key_room(keys, self.length)
-            self._values[layer] = self._room(values, self.length)
+        self._add(layer, keys, values)
         self._keys[layer][pack.slots, pack.positions] = keys
         self._values[layer][pack.slots, pack.positions] = values
         return self._keys[layer], self._values[layer]
+
+    def _add(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
+        if layer not in self._keys:
+            self._keys[layer] = self._key_room(keys, self.length)
+            self._values[layer] = self._room(values, self.length)
 
     def take(self, slot: int, length: int) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
         """Copy the first positions of a row, of every layer."""
@@ -395,6 +416,7 @@ class KeyStore:
         """Write the first positions of a row."""
         self.use([slot])
         for layer, (keys, values) in kept.items():
+            self._add(layer, keys, values)
             self._keys[layer][slot, : len(keys)] = keys
             self._values[layer][slot, : len(values)] = values
 
@@ -603,20 +625,30 @@ class PackedReader:
     def open(self, slot: int, request: Request) -> None:
         """Put the keys and values of the shared prefix into the slot."""
         prefix = request.prefix_ids
-        self._store.reserve(len(prefix) + len(request.sentence_ids) + 64)
+        length = len(prefix) + len(request.sentence_ids) + 64
+        if not self._requests and self._store.length > max(4 * length, _SMALL):
+            self._store = KeyStore(self._store.num_slots)  # what a long text needed is given back
+        self._store.reserve(length)
         self._requests[slot] = request
         self._num_read[slot] = len(prefix)
         if not prefix:
             return
         kept = self._prefixes.get(prefix)
         if kept is None:
-            scratch = self._config.max_rows
-            self.run([(scratch, 0, list(prefix))])
+            scratch, step = self._config.max_rows, self._config.max_pass_tokens
+            for at in range(0, len(prefix), step):
+                self.run([(scratch, at, list(prefix[at : at + step]))])
             kept = self._prefixes[prefix] = self._store.take(scratch, len(prefix))
+            self._store.free(scratch)
             while len(self._prefixes) > self._config.max_prefixes:
                 self._prefixes.popitem(last=False)
         self._prefixes.move_to_end(prefix)
         self._store.put(slot, kept)
+
+    def close(self, slot: int) -> None:
+        """Forget the request; its room may be given back."""
+        self._requests.pop(slot, None)
+        self._store.free(slot)
 
     def accept(self, slot: int, num_ids: int) -> None:
         """Read again from the first id that was not read as it is now."""
@@ -833,6 +865,8 @@ class Engine:
     ) -> Iterator[tuple[int, Path]]:
         intake = Intake(requests)
         slots = list(range(self.config.max_rows))  # a heap: rows lie together in the store
+        for slot in slots:
+            reader.close(slot)  # of a stream that nobody read to its end
         active: dict[int, tuple[int, Draft]] = {}  # slot -> number of the request, draft
         done: dict[int, Path] = {}
         num_taken = num_given = 0
@@ -846,7 +880,7 @@ class Engine:
                     batch.append((slot, number, draft))
                     budget -= cost
             # Only look ahead a few rows past the one that is owed, so that results keep flowing.
-            most_ahead = 4 * self.config.max_rows if is_ordered else math.inf
+            most_ahead = 4 * self.config.max_rows
             while slots and num_taken - num_given < most_ahead:
                 if waiting is None:
                     request = intake.take(is_idle=not active)
@@ -905,11 +939,13 @@ class Engine:
             if draft.is_done:
                 done[number] = draft.path
                 del active[slot]
+                reader.close(slot)
                 heapq.heappush(slots, slot)
                 usage.requests += 1
                 usage.floor_tokens += len(draft.request.sentence_ids) + num_read
 
 
+_SMALL = 1024  # positions of a row that a store may keep, needed or not
 _STEP = 8  # tokens that a reading is taken to make sure of
 
 

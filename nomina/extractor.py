@@ -336,6 +336,8 @@ class _Work:
             self.jobs.append(job)
             for _ in job.windows:
                 yield self._ask(job)
+            if not job.windows:
+                yield self._ask_nothing(job)
 
     def in_turns(
         self,
@@ -353,7 +355,10 @@ class _Work:
                 is_ended = item is _END
             if item is not None and not is_ended:
                 job = self._begin(*item)
-                (turns if job.windows else self.jobs).append(job)
+                if job.windows:
+                    turns.append(job)
+                elif is_wanted(job.number):
+                    yield self._ask_nothing(job)
             while turns and not is_wanted(turns[0].number):
                 turns.popleft()
             if turns:
@@ -369,6 +374,8 @@ class _Work:
     def read(self, number: int, result: Path | Completion, calibration: Calibration) -> _Job:
         """Take over what the engine found for a request, and return the text it is of."""
         job, index, grounding = self._asked.pop(number)
+        if not job.windows:
+            return job
         if isinstance(result, Completion):
             scored, warnings, _ = read_completion(result, grounding, self._model.tokenizer)
             job.window_warnings[index] = warnings
@@ -402,6 +409,17 @@ class _Work:
         request = Request(known[1], tuple(self._model.sentence_ids(prompt)), grounding)
         self._check_length(request, job)
         return request
+
+    def _ask_nothing(self, job: _Job) -> Request:
+        """Return what a text without words asks: no reading, but its turn.
+
+        Without it a stream would be read as long as there are no words in it.
+        """
+        sentence = Sentence((), ())
+        grounding = Grounding(self._model.format, sentence, job.labels.names, self._model.lexicon)
+        self._asked[self._num_requests] = job, 0, grounding
+        self._num_requests += 1
+        return Request((), (), grounding)
 
     def _check_length(self, request: Request, job: _Job) -> None:
         limit = getattr(self._model.module.config, "max_position_embeddings", None)

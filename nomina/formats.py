@@ -49,8 +49,7 @@ class Sentence:
         for start, _ in offsets:
             gap = text[last:start] if last is not None else ""
             if gap and gap != " ":
-                breaks = len(gap.splitlines()) - (not gap[-1:].isspace() or gap[-1] in " \t")
-                breaks = gap.count("\n") or max(breaks, 0)
+                breaks = gap.count("\n") or len((gap + "x").splitlines()) - 1
                 gap = "\n\n" if breaks > 1 else "\n" if breaks else " "
             gaps.append(gap)
             last = _

@@ -16,7 +16,6 @@ Knows token ids, drafts and models; nothing of words or labels.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -199,11 +198,15 @@ class Generator:
         waiting: Request | None = None
         num_taken = num_given = 0
         while True:
-            most_ahead = 4 * self.config.max_rows if is_ordered else math.inf
+            most_ahead = 4 * self.config.max_rows
             while slots and num_taken - num_given < most_ahead:
                 waiting = waiting or intake.take(is_idle=not active)
                 if waiting is None:
                     break
+                if not waiting.prefix_ids and not waiting.sentence_ids:  # it asks nothing
+                    done[num_taken] = Completion((), (), True)
+                    num_taken, waiting = num_taken + 1, None
+                    continue
                 if active and not self._fits(active, waiting):
                     break
                 slot = slots.pop()

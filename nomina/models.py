@@ -13,6 +13,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,7 @@ from nomina.kernels import has_fast_bfloat16
 CONFIG_NAME = "nomina.json"
 DEFAULT_ADAPTER = "default"
 _OFFLINE_NAMES = ("NOMINA_OFFLINE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+_CHOICES = 4, 32  # rows of at most so many ids are computed together
 _ADAPTERS = Path(__file__).parent / "adapters"
 
 
@@ -212,6 +215,44 @@ class LanguageModel:
             Shape (choices, k), float32.
         """
         return choice_logits(self.module, hidden, ids)
+
+    def choice_log_probs(
+        self, hidden: torch.Tensor, choices: Sequence[Sequence[int]]
+    ) -> Iterator[tuple[list[int], torch.Tensor]]:
+        """Yield log probabilities among the ids of each row, in groups of about as many ids.
+
+        One group for all would be as wide as its widest row: most rows have two ids, those of
+        labels as many as there are labels.
+
+        Args:
+            hidden: Shape (choices, width).
+            choices: The ids of each row.
+
+        Yields:
+            Which rows, and theirs, float32, shape (rows, k); minus infinity behind a row's ids.
+
+        Raises:
+            ModelError: If they are no numbers.
+        """
+        groups: dict[int, list[int]] = {}
+        for row, ids in enumerate(choices):
+            size = next((size for size in _CHOICES if len(ids) <= size), len(ids))
+            groups.setdefault(size, []).append(row)
+        for rows in groups.values():
+            width = max(len(choices[row]) for row in rows)
+            padded = torch.tensor([[*choices[i], *[0] * (width - len(choices[i]))] for i in rows])
+            sizes = torch.tensor([len(choices[row]) for row in rows]).unsqueeze(1)
+            of_rows = hidden if len(rows) == len(choices) else hidden[torch.tensor(rows)]
+            logits = self.choice_logits(of_rows, padded.to(hidden.device))  # (rows, k)
+            is_padding = (torch.arange(width) >= sizes).to(logits.device)
+            log_probs = logits.masked_fill(is_padding, float("-inf")).log_softmax(-1)
+            if bool(log_probs.isnan().any()):
+                dtype = str(hidden.dtype).removeprefix("torch.")
+                raise ModelError(
+                    f"the model {self.name!r} computes NaN in {dtype}: its weights are damaged, or "
+                    "it overflows (some do in float16: use bfloat16 or float32)"
+                )
+            yield rows, log_probs
 
     def vocabulary_logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return the logits of the whole vocabulary, as the model's own forward pass gives them.
@@ -413,7 +454,7 @@ def _load_adapter(
         raise ModelError(f"{folder} has no adapter_model.safetensors")
     base = _load_full(base_folder, dtype)
     # Merged into the weights, the adapter costs nothing at run time.
-    if _is_plain_lora(settings):
+    if _is_plain_lora(settings, folder):
         _merge_lora(base, folder, settings["lora_alpha"] / settings["r"])
         return base, base_folder
     from peft import PeftModel
@@ -437,13 +478,20 @@ def adapter_base(folder: Path, config: ModelConfig | None) -> Path:
     return inner if (inner / "config.json").is_file() else model_folder(base_name)
 
 
-def _is_plain_lora(settings: dict[str, Any]) -> bool:
+def _is_plain_lora(settings: dict[str, Any], folder: Path) -> bool:
+    from safetensors import safe_open
+
     special = (
         *("use_dora", "use_rslora", "fan_in_fan_out", "modules_to_save", "rank_pattern"),
         *("alpha_pattern", "lora_bias", "trainable_token_indices", "target_parameters"),
+        "layer_replication",
     )
     is_special = any(settings.get(key) for key in special) or settings.get("bias") != "none"
-    return settings.get("peft_type") == "LORA" and not is_special
+    start = settings.get("init_lora_weights", True)  # others change the base, such as "pissa"
+    if settings.get("peft_type") != "LORA" or is_special or start not in (True, False, "gaussian"):
+        return False
+    with safe_open(folder / "adapter_model.safetensors", "pt") as file:  # embeddings, too?
+        return all(key.endswith((".lora_A.weight", ".lora_B.weight")) for key in file.keys())
 
 
 def _merge_lora(module: PreTrainedModel, folder: Path, scale: float) -> None:
@@ -468,6 +516,9 @@ def _merge_lora(module: PreTrainedModel, folder: Path, scale: float) -> None:
 
 def guess_config(module: Any, name: str) -> ModelConfig:
     """Return how a model without `nomina.json` is talked to: published GNER ones by their name."""
-    if "gner" not in name.lower():
+    path = Path(name)
+    if path.parent.name == "snapshots":  # of the hub's cache, in a folder with the model's name
+        path = path.parent.parent
+    if not re.search("(?<![a-z])gner(?![a-z])", path.name.lower()):
         return ModelConfig()
     return ModelConfig("gner", "plain" if module.config.is_encoder_decoder else "inst")

@@ -19,12 +19,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import math
 import os
 import queue
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import IO, Any, TypeAlias
@@ -39,6 +39,7 @@ from nomina.models import LanguageModel
 
 _AHEAD = 8  # requests that wait at a worker, so that it need not
 _WAIT_S = 0.02  # until a stream that had nothing is asked again
+_AGAIN_S = 5.0  # until a place is filled again, where the last worker could not load
 
 Failure = tuple[str, str]  # the kind of an error, and what it says
 Answers: TypeAlias = "queue.SimpleQueue[dict[str, Any]]"
@@ -63,12 +64,21 @@ class _Worker:
         failure: Why it takes no requests any more.
         is_ready: Whether it could load what it needs.
         settled: Set when that is known.
+        is_successor: Whether it took the place of one that had loaded.
     """
 
-    def __init__(self, command: Sequence[str], environment: dict[str, str]) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        environment: dict[str, str],
+        folder: str | None,
+        is_successor: bool = False,
+    ) -> None:
+        self.is_successor = is_successor
+        self.began = time.monotonic()
         try:
             self.process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, cwd=folder
             )
         except OSError as error:
             raise ModelError(f"a worker process cannot be started: {error}") from error
@@ -87,6 +97,13 @@ class _Worker:
                 raise _error(self.failure)
             self.asked[number] = answers
         self._send(message)
+
+    def is_to_replace(self) -> bool:
+        """Say whether another should take its place: what could load once may be able to again."""
+        if self.failure is None:
+            return False
+        is_time = time.monotonic() - self.began > _AGAIN_S
+        return self.is_ready or (self.is_successor and is_time)
 
     def drop(self, numbers: Iterable[int]) -> None:
         """Forget requests, so that they need not be read."""
@@ -161,6 +178,9 @@ class WorkerEngine:
         self.config = config or EngineConfig()
         self._numbers = iter(range(sys.maxsize))
         self._command, self._environment = command, _environment(num_workers)
+        self._folder: str | None = None  # later workers start where the first did
+        with contextlib.suppress(OSError):
+            self._folder = os.getcwd()
         self._past: list[dict[str, int]] = []  # the usage of workers that were replaced
         self._process_id = os.getpid()
         self._lock = threading.Lock()
@@ -168,7 +188,7 @@ class WorkerEngine:
         self._finalizer = weakref.finalize(self, _close, self._workers)
         try:
             while len(self._workers) < num_workers:
-                self._workers.append(_Worker(command, self._environment))
+                self._workers.append(_Worker(command, self._environment, self._folder))
         except BaseException:
             self.close()
             raise
@@ -221,7 +241,7 @@ class WorkerEngine:
     ) -> Iterator[tuple[int, Path]]:
         intake = Intake(requests)
         room = len(self._workers) * (self.config.max_rows + _AHEAD)
-        most_ahead = 4 * room if is_ordered else math.inf
+        most_ahead = 4 * room
         answers: Answers = queue.SimpleQueue()
         active: dict[int, tuple[int, Request]] = {}  # by the number that a worker knows
         done: dict[int, Path] = {}
@@ -278,9 +298,11 @@ class WorkerEngine:
             )
         with self._lock:
             for place, worker in enumerate(self._workers):
-                if worker.failure is not None and worker.is_ready and self._finalizer.alive:
+                if worker.is_to_replace() and self._finalizer.alive:
                     self._past.append(worker.usage)
-                    self._workers[place] = _Worker(self._command, self._environment)
+                    self._workers[place] = _Worker(
+                        self._command, self._environment, self._folder, is_successor=True
+                    )
             living = [worker for worker in self._workers if worker.failure is None]
             ready = [worker for worker in living if worker.is_ready]
             worker = min(ready or living or self._workers, key=lambda worker: len(worker.asked))

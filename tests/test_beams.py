@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -122,6 +123,20 @@ def test_sentences_without_words_and_beams_that_cannot_be(build_model):
     assert list(BeamEngine(model).decode([])) == []
     with pytest.raises(ModelError, match="at least 1, was: 0"):
         BeamEngine(model, num_beams=0)
+
+
+def test_a_reading_that_was_interrupted_spoils_no_other(build_model, monkeypatch):
+    model = build_model("llama")
+    requests = build_requests(model, random.Random(2), 1, 12)
+    (want,) = BeamEngine(model, num_beams=2).decode(requests)
+    engine = BeamEngine(model, num_beams=2)
+    layer = model.module.model.layers[1]
+    with monkeypatch.context() as patch:
+        patch.setattr(layer, "forward", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            list(engine.decode(requests))
+    (have,) = engine.decode(requests)
+    assert [(f, c) for f, c, _ in have] == [(f, c) for f, c, _ in want]
 
 
 def test_the_model_is_left_as_it_was(build_model):

@@ -174,6 +174,10 @@ def test_entities_belong_to_the_window_of_their_first_word():
     tail = (Span(3, 4, "person"), 0.95)
     assert merge_spans(windows, [[city], [tail]]) == [tail]
     assert merge_spans(windows, [[city], [(Span(3, 4, "person"), 0.9)]]) == [city]
+    # What loses to one that loses itself is not lost.
+    windows = [Window(0, 6, 0, 12), Window(6, 12, 0, 12)]
+    first, second = (Span(6, 7, "x"), 0.5), (Span(8, 9, "x"), 0.9)
+    assert merge_spans(windows, [[(Span(5, 12, "x"), 0.6)], [first, second]]) == [first, second]
 
 
 @calm

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 import random
 import sys
+from functools import partial
 
 import pytest
 import torch
 from contracts import draw_labels
 
+from nomina.beams import BeamEngine
 from nomina.engine import Engine, EngineConfig, KeyStore, Odds, Request, decode_plain
 from nomina.entities import LabelSet, split_words
+from nomina.errors import ModelError
 from nomina.formats import Guess, Sentence
 from nomina.grounding import Grounding
 
@@ -181,6 +185,56 @@ def test_the_model_is_left_as_it_was(build_model):
     list(Engine(model).decode(build_requests(model, random.Random(0), count=2, most_words=5)))
     assert model.module.config._attn_implementation == before
     assert torch.equal(model.module(ids).logits, want)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_choices_of_any_number_are_as_if_each_were_alone(build_model, seed):
+    model, rng = build_model("llama", seed=seed), random.Random(seed)
+    sizes = [rng.choice([1, 2, 2, 4, 5, 32, 33, 90]) for _ in range(rng.randint(1, 40))]
+    choices = [tuple(rng.choices(range(300), k=size)) for size in sizes]
+    hidden = torch.randn(len(choices), 32)
+    seen = []
+    for rows, log_probs in model.choice_log_probs(hidden, choices):
+        for row, found in zip(rows, log_probs, strict=True):
+            ids = torch.tensor([choices[row]])
+            want = model.choice_logits(hidden[row : row + 1], ids)[0].log_softmax(-1)
+            assert torch.allclose(found[: len(choices[row])], want, atol=1e-5)
+            assert found[len(choices[row]) :].tolist() == [-math.inf] * (len(found) - len(want))
+        seen += rows
+    assert sorted(seen) == list(range(len(choices)))
+
+
+@pytest.mark.parametrize("engine", [Engine, partial(BeamEngine, num_beams=2)])
+def test_what_is_no_number_is_an_error_and_not_silence(build_model, engine):
+    model = build_model("llama")
+    requests = build_requests(model, random.Random(0), 2, 9)
+    with torch.no_grad():
+        model.module.model.norm.weight[0] = float("inf")
+    with pytest.raises(ModelError, match="computes NaN in float32: its weights are damaged, or it"):
+        list(engine(model).decode(requests))
+
+
+@pytest.mark.parametrize("name", ["max_rows", "max_pass_tokens", "max_prefixes", "pass_tokens"])
+def test_sizes_that_cannot_be_are_named(name):
+    with pytest.raises(ModelError, match=f"EngineConfig.{name}` must be . or more, was: -1"):
+        EngineConfig(**{name: -1})
+
+
+def test_what_a_long_text_needed_is_given_back(build_model):
+    model = build_model("gemma3")
+    (short,) = build_requests(model, random.Random(5), 1, 9)
+    long = Request(short.prefix_ids * (6000 // len(short.prefix_ids)), *short[1:])
+    engine = Engine(model)
+    (want,) = engine.decode([short])
+    list(engine.decode([short, long, short]))
+    with engine._readers.taken() as reader:
+        assert reader._store.length > 6000
+    (have,) = engine.decode([short])
+    assert [(f, c) for f, c, _ in have] == [(f, c) for f, c, _ in want]
+    with engine._readers.taken() as reader:
+        assert reader._store.length < 2000
+        assert not reader._requests
+        assert not reader._store._used
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

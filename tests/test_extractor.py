@@ -111,6 +111,26 @@ def test_an_endless_stream_yields(tagger):
     assert [d.text for d in itertools.islice(stream, 3)] == [f"george number {i}" for i in range(3)]
 
 
+@pytest.mark.parametrize("options", [{}, {"decoding": "free"}, {"num_beams": 2}])
+def test_an_endless_stream_without_words_yields_too(build_model, options):
+    tagger = Tagger(build_model("llama"), **options)
+    taken = []
+
+    def blanks():
+        yield "in Paris"
+        while True:
+            taken.append(" \n")
+            yield taken[-1]
+
+    found = [doc.text for doc in itertools.islice(tagger.pipe(blanks(), ["city"]), 300)]
+    assert found == ["in Paris", *[" \n"] * 299]
+    assert len(taken) < 600
+    items = ((text, LabelSet.of(["city"])) for text in blanks())
+    texts = [doc.text for _, doc in itertools.islice(tagger.pipe_as_done(items), 300)]
+    assert texts.count(" \n") >= 299
+    assert len(taken) < 1200
+
+
 def test_threshold_drops_what_is_less_sure(tagger):
     text = "did george clooney make a musical in the 1980s"
     scores = [e.score for e in tagger(text, LABELS, threshold=0)]

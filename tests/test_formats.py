@@ -107,6 +107,23 @@ def test_guesses_are_moves_and_odds(name):
     assert kinds == {"name, first", "name", "word", "number", "mark", "end"}
 
 
+@pytest.mark.parametrize(
+    ("gap", "want"),
+    [
+        *(
+            ("\u00a0", " "),
+            ("\u202f", " "),
+            ("\u3000", " "),
+            (" \u2003\t", " "),
+            ("\u00a0\n", "\n"),
+        ),
+        *(("\r\n", "\n"), ("\u2028", "\n"), ("\n \u00a0\n", "\n\n"), ("\r\r", "\n\n"), ("", "")),
+    ],
+)
+def test_a_wide_space_is_a_space_and_no_line_break(gap, want):
+    assert Sentence.of(f"a{gap}b", [(0, 1), (1 + len(gap), 2 + len(gap))]).gaps == ("", want)
+
+
 def test_unknown_names_are_refused():
     with pytest.raises(FormatError, match="gner"):
         get_format("xml")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 
 import pytest
 import torch
@@ -48,6 +49,42 @@ def test_an_adapter_is_merged_into_its_base(adapter, folder):
     have = tuned.module.state_dict()
     assert all(torch.allclose(want[key], have[key], atol=1e-6) for key in want)
     assert not any("lora" in key for key in tuned.module.state_dict())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"target_modules": ["q_proj", "embed_tokens"]},
+        {"target_modules": ["q_proj"], "init_lora_weights": "pissa"},
+        {"target_modules": ["q_proj", "lm_head"]},
+    ],
+)
+def test_adapters_of_every_kind_are_merged_as_peft_does(folder, tmp_path, options):
+    base = load_model(folder, torch.float32).module
+    config = LoraConfig(r=2, **{"init_lora_weights": False, **options})
+    module = get_peft_model(base, config)
+    with torch.no_grad():
+        for name, weight in module.named_parameters():
+            if "lora" in name:
+                weight.add_(0.5)
+    path = tmp_path / "adapter"
+    with warnings.catch_warnings(action="ignore"):  # embeddings are saved, too
+        module.save_pretrained(path)
+    write_config(path, ModelConfig(base=str(folder)))
+    ids = torch.tensor([[5, 9, 40]])
+    fresh = load_model(folder, torch.float32).module
+    want = PeftModel.from_pretrained(fresh, path)(ids).logits
+    have = load_model(path, torch.float32).module(ids).logits
+    assert torch.allclose(want, have, atol=1e-4)
+
+
+def test_gner_is_a_word_of_the_name(folder, tmp_path):
+    names = {"gner/wagner": "inline", "GNER-llama": "gner", "my_gner2": "gner"}
+    for name, form in {**names, "models--x--GNER/snapshots/0a": "gner"}.items():
+        copy = tmp_path / name
+        shutil.copytree(folder, copy)
+        (copy / "nomina.json").unlink()
+        assert load_model(copy, torch.float32).config.format == form
 
 
 def test_a_t5_model_loads(tmp_path, unigram_tokenizer):

@@ -15,6 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 import nomina
+from nomina import workers
 from nomina.cli import app
 from nomina.engine import EngineConfig, Request
 from nomina.errors import GroundingError, LabelError, ModelError
@@ -243,6 +244,38 @@ def test_what_a_worker_says_of_its_failure(request_of_one):
     engine.close()
     with pytest.raises(ModelError, match="were closed"):
         list(engine.decode([request_of_one]))
+
+
+def test_a_successor_that_could_not_load_gets_one_too(request_of_one, tmp_path, monkeypatch):
+    there = tmp_path / "model"
+    there.touch()
+    ready = f"""
+import os
+if not os.path.exists({there.name!r}):
+    say({{"fatal": ["ModelError", "gone"]}}); sys.exit(1)
+say({{"ready": True}})"""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(workers, "_AGAIN_S", 0.2)
+    engine = WorkerEngine(fake(ready), 1)
+    engine.wait()
+    monkeypatch.chdir("/")  # later workers start where the first did
+
+    def ask(message):
+        with pytest.raises(ModelError, match=message):
+            list(engine.decode([request_of_one]))
+
+    ask("no memory")
+    there.unlink()
+    engine.processes[0].kill()
+    engine._workers[0].process.wait()
+    while engine._workers[0].failure is None:
+        time.sleep(0.01)
+    ask("gone")
+    ask("gone")
+    there.touch()
+    time.sleep(0.25)
+    ask("no memory")
+    engine.close()
 
 
 def test_what_keeps_a_worker_from_starting():
