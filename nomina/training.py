@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
 import shutil
 import sys
@@ -72,7 +73,7 @@ __all__ = [
 _RESERVED = frozenset(
     "output_dir max_steps num_train_epochs learning_rate warmup_steps warmup_ratio seed data_seed "
     "gradient_accumulation_steps per_device_train_batch_size dataloader_num_workers do_train "
-    "do_eval eval_strategy eval_steps save_strategy save_steps save_total_limit "
+    "do_eval eval_strategy eval_steps eval_on_start save_strategy save_steps save_total_limit "
     "load_best_model_at_end resume_from_checkpoint lr_scheduler_type disable_tqdm "
     "remove_unused_columns max_grad_norm weight_decay adam_beta1 adam_beta2 adam_epsilon "
     "auto_find_batch_size lr_scheduler_kwargs "
@@ -504,10 +505,15 @@ class _Run:
             self.tell(str(error))
             return
         fitted.heads.save(folder)
-        shares = ", ".join(f"{100 * x:.1f} % ({phase})" for phase, x in fitted.right.items())
-        self.figures["draft heads right at"] = (
-            f"{shares} of the choices in {fitted.num_held_out} questions held out"
+        shares = ", ".join(
+            f"{100 * x:.1f} % ({phase})"
+            for phase, x in fitted.right.items()
+            if not math.isnan(x)  # no choice of this phase was held out
         )
+        if shares:
+            self.figures["draft heads right at"] = (
+                f"{shares} of the choices in {fitted.num_held_out} questions held out"
+            )
 
     def card(self, calibration: Calibration | None = None) -> str:
         """Return the model card as of now."""

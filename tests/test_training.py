@@ -489,6 +489,7 @@ def test_the_card_says_what_was_measured_and_fitted(folder):
     ("trainer", "message"),
     [
         ({"max_steps": 3}, "'max_steps' is set by the recipe"),
+        ({"eval_on_start": True}, "'eval_on_start' is set by the recipe"),
         ({"colour": "red"}, "'colour' is not an argument"),
         ({"optim": "sgd"}, "'optim' has no effect"),
         ({"label_smoothing_factor": 0.1}, "is set by the recipe"),
