@@ -12,7 +12,8 @@ A run keeps, beside the folder of its output:
 A folder is written under another name and renamed when it is complete and on disk, and only then is
 the one before it removed: there is a whole checkpoint at any moment, and never more than two. Only
 safetensors and JSON: nothing here can run code when it is read, and the masters stay in float32,
-which `Optimizer.load_state_dict` would round to the type of the weights.
+which `Optimizer.load_state_dict` would round to the type of the weights. `OUTPUT.run` is locked for
+as long as a run goes on, so that two never write to one.
 
 Knows nothing of models, recipes or training; the seeds of a step follow from its number, so no
 state of a random generator is kept.
@@ -24,7 +25,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,11 @@ from safetensors.torch import load_file, save_file
 
 from nomina.errors import RecipeError
 from nomina.optimizer import STATE_KEYS, MasterAdamW
+
+try:
+    import fcntl
+except ImportError:  # pragma: no cover
+    fcntl = None  # type: ignore[assignment]  # Windows
 
 _PARTIAL = ".partial"
 
@@ -191,9 +197,10 @@ class Checkpoints:
         state = self.read_state()
         try:
             tensors = load_file(latest / "state.safetensors")
-            for name, weight in weights.items():
+            names = {key.partition("/")[2] for key in tensors}
+            for name in sorted(names):  # weights that never got a gradient have no state
                 kept = {key: tensors[f"{key}/{name}"] for key in STATE_KEYS}
-                optimizer.start(weight, state.step, **kept)
+                optimizer.start(weights[name], state.step, **kept)
         except (OSError, KeyError, SafetensorError) as error:
             raise RecipeError(
                 f"{latest} cannot be read: {error}. Delete {self.folder} to begin anew."
@@ -245,6 +252,48 @@ class Checkpoints:
                 path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.folder.rmdir()
+
+
+def run_folder(output: Path) -> Path:
+    """Return the folder of the run that makes an output."""
+    return output.with_name(output.name + ".run")
+
+
+@contextlib.contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Make the folder of a run and hold it: no other process can. Empty, it goes afterwards.
+
+    The folder itself is locked, and the system lets go of it however this process ends. Where it
+    cannot be locked (Windows, some network disks) nobody is kept out.
+
+    Raises:
+        RecipeError: If it cannot be made, or another process holds it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RecipeError(
+            f"{folder} cannot be made: {error.strerror}. A run keeps its checkpoints there: use "
+            "another output."
+        ) from error
+    with contextlib.ExitStack() as held:
+        if fcntl is not None:
+            try:
+                handle = os.open(folder, os.O_RDONLY)
+                held.callback(os.close, handle)
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RecipeError(
+                    f"{folder} is in use: another process trains the same output. Wait for it to "
+                    "end, or use another output."
+                ) from error
+            except OSError:
+                pass
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
 
 def _step_of(checkpoint: Path) -> int:

@@ -119,17 +119,32 @@ def default_mixture(names: Sequence[str], settings: Mapping[str, Any]) -> Mixtur
 
 
 def _read_corpora(names: Sequence[str]) -> list[Corpus]:
-    """Read sets by name and files by path; texts without a word are left out of files."""
+    """Read sets by name and files by path; texts without a word are left out.
+
+    Labels of entities are spelled as in the label set that is asked for.
+    """
     read = []
     for given in names or ("default",):
         for name in default_sets() if given == "default" else (given,):
             corpus = read_corpus(name)
             rows = [row for row in corpus.examples if row.text.strip()]
+            if name not in _OPEN_TYPE_SETS:
+                rows = [_as_asked(row, corpus.labels) for row in rows]
             if left_out := len(corpus) - len(rows):
                 warnings = (*corpus.warnings, f"{left_out} texts without a word left out ({name})")
-                corpus = dataclasses.replace(corpus, examples=rows, warnings=warnings)
-            read.append(dataclasses.replace(corpus, name=name))
+                corpus = dataclasses.replace(corpus, warnings=warnings)
+            read.append(dataclasses.replace(corpus, name=name, examples=rows))
     return read
+
+
+def _as_asked(row: Example, labels: LabelSet) -> Example:
+    """Return a row whose entities have labels spelled as in its own label set, or its corpus's."""
+    known = (row.labels or labels).names
+    if all(span.label in known for span in row.spans):
+        return row
+    right = {normalize_label(name): name for name in known}
+    spans = (Span(a, b, right.get(normalize_label(x), x)) for a, b, x in row.spans)
+    return dataclasses.replace(row, spans=tuple(spans))
 
 
 def _mix(corpora: Sequence[Corpus], settings: Mapping[str, Any]) -> Mixture:
@@ -236,12 +251,13 @@ def _own_material(recipe: Recipe) -> Material:
             notes += [f"dev: {note}" for note in reading.notes]
     elif (count := round(len(rows) * recipe.dev_share)) and len(rows) >= _MIN_TO_SPLIT:
         chosen = set(random.Random(f"{recipe.seed}/dev").sample(range(len(rows)), count))
+        chosen = _with_all_labels_left(rows, chosen)
         held = [row for i, row in enumerate(rows) if i in chosen]
         if any(row.spans for row in held):
             rows = [row for i, row in enumerate(rows) if i not in chosen]
             places = [place for i, place in enumerate(places) if i not in chosen]
             dev.append(_limited(DevSet(f"{recipe.data} (held out)", held, labels), recipe))
-            notes.append(f"{count} sentences are held out to compare checkpoints on")
+            notes.append(f"{len(held)} sentences are held out to compare checkpoints on")
     if not dev:
         notes.append("no dev set: the last weights are kept, whatever their F1")
     _check_dev(rows, dev, labels, notes)
@@ -254,6 +270,18 @@ def _own_material(recipe: Recipe) -> Material:
     return Material(
         mixture, tuple(dev), (source,), tuple(notes), fingerprint, tuple(places), labels
     )
+
+
+def _with_all_labels_left(rows: Sequence[Example], chosen: set[int]) -> set[int]:
+    """Return what is held out without the sentences that alone have a label: it must be learned."""
+    left = {span.label for i, row in enumerate(rows) if i not in chosen for span in row.spans}
+    kept = set(chosen)
+    for i in sorted(chosen):
+        labels = {span.label for span in rows[i].spans}
+        if not labels <= left:
+            kept.remove(i)
+            left |= labels
+    return kept
 
 
 def _licence(name: str) -> str:
@@ -316,19 +344,31 @@ def _read(name: str, known: LabelSet | None, labels_file: str) -> _Reading:
 
 def _check_columns(path: Path, reading: _Reading) -> None:
     unused: dict[str, list[str]] = {}
+    beside: set[str] = set()  # columns that stand beside annotations are none themselves
+    alone: dict[str, str] = {}  # those of records without, and where
     for place, record, _ in read_records(path, Report(skip_errors=True)):
         if not isinstance(record, dict):
             continue
         reading.places.append(place)
-        unknown = [key for key in record if key not in _KNOWN]
         is_annotated = any(key in record for key in _ANNOTATIONS)
-        for key in unknown:
-            close = difflib.get_close_matches(key, _ANNOTATIONS, n=1, cutoff=0.8)
-            if close or not is_annotated:
-                hint = f"Did you mean {close[0]!r}?" if close else "Its entities must stand in "
-                hint += "" if close else "`entities`, see docs/formats.md."
-                raise DataError(f"{place}: unknown column {key!r}. {hint}")
+        for key in record:
+            if key in _KNOWN:
+                continue
             unused.setdefault(key, []).append(place)
+            if key.startswith("_"):  # of a tool's own, as Prodigy's `_input_hash`
+                continue
+            if close := difflib.get_close_matches(key, _ANNOTATIONS, n=1, cutoff=0.8):
+                raise DataError(f"{place}: unknown column {key!r}. Did you mean {close[0]!r}?")
+            if is_annotated:
+                beside.add(key)
+            else:
+                alone.setdefault(key, place)
+    for key, place in alone.items():
+        if key not in beside:
+            raise DataError(
+                f"{place}: unknown column {key!r}. Its entities must stand in `entities`, see "
+                "docs/formats.md."
+            )
     for key, places in unused.items():
         reading.note(f"column {key!r} is not used", places)
 
@@ -366,9 +406,24 @@ def _check_labels(
     for index, row in enumerate(reading.examples):
         spans = tuple(Span(a, b, right[label]) for a, b, label in row.spans)
         # One's own label set holds for all sentences; a record's own would hide it.
-        own = None if known is not None else row.labels
+        own = None if known is not None else _spelled(row.labels, spelled)
+        if own is not None and (missing := {span.label for span in spans} - {*own.names}):
+            raise DataError(
+                f"{reading.places[index]}: the label {min(missing)!r} of an entity is not in the "
+                f"label set of its record, {list(own.names)}. Add it there, or leave the set out."
+            )
         if spans != row.spans or own is not row.labels:
             reading.examples[index] = dataclasses.replace(row, spans=spans, labels=own)
+
+
+def _spelled(labels: LabelSet | None, spelled: Mapping[str, str]) -> LabelSet | None:
+    """Return a record's own label set with each label spelled as elsewhere."""
+    names = [spelled.get(normalize_label(label.name), label.name) for label in labels or ()]
+    if labels is None or tuple(names) == labels.names:
+        return labels
+    return LabelSet(
+        tuple(dataclasses.replace(x, name=name) for x, name in zip(labels, names, strict=True))
+    )
 
 
 def _find(path: Path | None, text: str) -> str:
@@ -390,19 +445,11 @@ def _given_dev(reading: _Reading, labels: LabelSet, recipe: Recipe) -> DevSet:
     names = {normalize_label(label.name): label.name for label in labels}
     extra = [x for x in reading.labels.names if normalize_label(x) not in names]
     right = {x: names.get(normalize_label(x), x) for x in reading.labels.names}
-
-    def own(given: LabelSet | None) -> LabelSet | None:
-        if given is None:
-            return None
-        return LabelSet(
-            tuple(dataclasses.replace(x, name=right.get(x.name, x.name)) for x in given)
-        )
-
     rows = [
         dataclasses.replace(
             row,
             spans=tuple(Span(a, b, right.get(x, x)) for a, b, x in row.spans),
-            labels=own(row.labels),
+            labels=_spelled(row.labels, names),
         )
         for row in reading.examples
     ]

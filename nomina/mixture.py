@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from nomina.entities import (
@@ -110,8 +111,15 @@ class MixtureConfig:
     max_words: int = 140
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if name.startswith("p_") and not 0 <= value <= 1:
+        for item in fields(self):
+            name, value = item.name, getattr(self, item.name)
+            if name == "shares":
+                self._check_shares()
+            elif item.type == "int" and (not isinstance(value, int) or isinstance(value, bool)):
+                raise RecipeError(f"{name} must be a whole number, was: {value!r}")
+            elif not _is_number(value):
+                raise RecipeError(f"{name} must be a number, was: {value!r}")
+            elif name.startswith("p_") and not 0 <= value <= 1:
                 raise RecipeError(f"{name} is a probability from 0 to 1, was: {value}")
         if self.max_words < 8:
             raise RecipeError(f"max_words must be 8 or more, was: {self.max_words}")
@@ -119,6 +127,18 @@ class MixtureConfig:
             raise RecipeError(f"max_absent must be 0 or more, was: {self.max_absent}")
         if self.group < 1:
             raise RecipeError(f"group must be 1 or more, was: {self.group}")
+
+    def _check_shares(self) -> None:
+        if not isinstance(self.shares, (Mapping, type(None))):
+            raise RecipeError(f"shares must be a table of numbers, was: {self.shares!r}")
+        for name, share in (self.shares or {}).items():
+            if not _is_number(share):
+                raise RecipeError(f"the share of {name!r} must be a number, was: {share!r}")
+
+
+def _is_number(value: object) -> bool:
+    is_bool = isinstance(value, bool)
+    return isinstance(value, (int, float)) and not is_bool and math.isfinite(value)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -279,6 +299,8 @@ class Mixture:
                 f"shares must be 0 or more and leave something for the other {len(left)} corpora; "
                 f"they add up to {taken:.4f}, so these would never be asked: {left[:5]}"
             )
+        if not left and not taken:
+            raise RecipeError(f"one of the shares must be above 0, were: {shares}")
         rest = 1.0 - taken
         sizes = {
             name: len(rows) ** self.config.temperature

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import os
 import sys
 from collections.abc import Mapping
@@ -145,7 +146,11 @@ class Recipe:
                 f"{self.dev_sentences}, {self.dev_share}"
             )
         if not 0 < self.learning_rate < 1:
-            raise RecipeError(f"learning_rate must be above 0, was: {self.learning_rate}")
+            raise RecipeError(
+                f"learning_rate must be above 0 and below 1, was: {self.learning_rate}"
+            )
+        if not 0 <= self.seed < 2**32:
+            raise RecipeError(f"seed must be 0 or more and below 2 ** 32, was: {self.seed}")
         if self.format:
             get_format(self.format)
 
@@ -160,6 +165,14 @@ class Recipe:
             raise RecipeError("`labels` is the label set of `data`, which is empty")
         if self.patience and not (self.data or self.dev):
             raise RecipeError("`patience` needs a dev set: name one in `dev`")
+        for key, value in self.trainer.items():
+            try:
+                json.dumps(value)
+            except (TypeError, ValueError) as error:  # TOML has dates
+                raise RecipeError(
+                    f"trainer: {key!r} must be text, a number, true or false, a list or a table, "
+                    f"was: {value!r}"
+                ) from error
 
     @staticmethod
     def _check_type(name: str, kind: str, value: Any) -> None:
@@ -217,9 +230,9 @@ class Recipe:
                 of range; names the file, and the line of the key where it can be told.
         """
         try:
-            text = Path(path).read_text(encoding="utf-8")
+            text = Path(path).read_text(encoding="utf-8-sig")
             values = tomllib.loads(text)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:  # brackets without end
             raise RecipeError(f"{path} cannot be read: {error}") from error
         try:
             return Recipe.of({**values, **(changes or {})})

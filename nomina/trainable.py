@@ -18,11 +18,13 @@ import torch
 from nomina.base import quiet_libraries
 from nomina.calibration import FILE_NAME as CALIBRATION_NAME
 from nomina.calibration import Calibration
-from nomina.errors import ModelError, RecipeError
+from nomina.errors import RecipeError
+from nomina.families import plain_module, text_config
 from nomina.formats import get_format
 from nomina.models import (
     LanguageModel,
     ModelConfig,
+    adapter_base,
     load_heads,
     load_model,
     model_folder,
@@ -102,22 +104,26 @@ def load_trainable(recipe: Recipe) -> Trainable:
 
     Raises:
         ModelError: If it cannot be found or read.
-        RecipeError: If it cannot be trained as the recipe says.
+        RecipeError: If it cannot be trained as the recipe says, or the result would take the place
+            of its own base.
     """
     dtype = getattr(torch, recipe.dtype) if recipe.dtype else None
     folder = model_folder(recipe.base)
     is_adapter = (folder / _ADAPTER).is_file()
     base, config = recipe.base, ModelConfig.read(folder)
     notes = []
+    base_folder = adapter_base(folder, config) if is_adapter else folder
     if is_adapter:
         settings = json.loads((folder / _ADAPTER).read_text(encoding="utf-8"))
-        base = (config.base if config else "") or settings.get("base_model_name_or_path") or ""
-        if not base:
-            raise ModelError(f"the adapter {folder} does not say which base model it belongs to")
+        base = (config.base if config else "") or settings["base_model_name_or_path"]
+        if base_folder == folder / base:  # packed with it; the result will lie elsewhere
+            base = str(base_folder)
+    _check_output(recipe, base_folder, is_adapter)
     if recipe.method == "full":
         model = load_model(recipe.base, dtype)
         for weight in model.module.parameters():
             weight.requires_grad_(True)
+        _freeze_towers(model.module)
     else:
         model = load_model(base, dtype)
         model.module, rank = _with_adapter(model, folder if is_adapter else None, recipe)
@@ -142,6 +148,18 @@ def load_trainable(recipe: Recipe) -> Trainable:
         tuple(notes),
         Calibration.load(folder) if is_calibrated else None,
     )
+
+
+def _check_output(recipe: Recipe, base: Path, is_adapter: bool) -> None:
+    """Raise if the result would take the place of a base model that an adapter needs."""
+    output, base = Path(recipe.output).resolve(), base.resolve()
+    is_needed = recipe.method == "lora" or is_adapter
+    is_inside = recipe.method == "lora" and output in base.parents
+    if is_inside or (is_needed and output == base):
+        raise RecipeError(
+            f"the adapter needs its base model {base}, which would be lost if {output} were "
+            "replaced. Use another output."
+        )
 
 
 def _spelled(name: str) -> str:
@@ -173,7 +191,20 @@ def _with_adapter(model: LanguageModel, folder: Path | None, recipe: Recipe) -> 
     for weight in module.parameters():
         if weight.requires_grad:  # PEFT makes them float32; the optimiser keeps such copies itself
             weight.data = weight.data.to(dtype)
+    _freeze_towers(module)
     if not any(weight.requires_grad for weight in module.parameters()):
         raise RecipeError(f"{recipe.base}: this kind of adapter has no weights to train")
     config = module.peft_config["default"]
     return module, int(getattr(config, "r", recipe.rank))
+
+
+def _freeze_towers(module: Any) -> None:
+    """Let only what reads text move: what sees or hears beside it never gets a gradient."""
+    plain = plain_module(module)
+    if plain.config.is_encoder_decoder or text_config(plain.config) is plain.config:
+        return
+    parts = (plain.get_decoder(), plain.get_output_embeddings())
+    kept = {weight for part in parts if part is not None for weight in part.parameters()}
+    for weight in module.parameters():
+        if weight not in kept:
+            weight.requires_grad_(False)

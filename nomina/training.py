@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
 import shutil
 import sys
@@ -33,7 +34,7 @@ from nomina.base import quiet_libraries
 from nomina.batches import Batches, Encoded, Place, by_tokens, collate, encode, pack
 from nomina.calibration import FILE_NAME as CALIBRATION_NAME
 from nomina.calibration import Calibration, fit_temperature
-from nomina.checkpoints import Checkpoints, replace_folder
+from nomina.checkpoints import Checkpoints, hold, replace_folder, run_folder, sync
 from nomina.errors import DataError, MissingExtraError, RecipeError
 from nomina.extractor import Tagger
 from nomina.head_fitting import Show, check_heads, fit_heads
@@ -72,7 +73,7 @@ __all__ = [
 _RESERVED = frozenset(
     "output_dir max_steps num_train_epochs learning_rate warmup_steps warmup_ratio seed data_seed "
     "gradient_accumulation_steps per_device_train_batch_size dataloader_num_workers do_train "
-    "do_eval eval_strategy eval_steps save_strategy save_steps save_total_limit "
+    "do_eval eval_strategy eval_steps eval_on_start save_strategy save_steps save_total_limit "
     "load_best_model_at_end resume_from_checkpoint lr_scheduler_type disable_tqdm "
     "remove_unused_columns max_grad_norm weight_decay adam_beta1 adam_beta2 adam_epsilon "
     "auto_find_batch_size lr_scheduler_kwargs "
@@ -141,8 +142,8 @@ def train(
         The folder of the model; `nomina.load` reads it.
 
     Raises:
-        RecipeError: If the recipe does not fit the data, or a run of another recipe is unfinished
-            in the same place.
+        RecipeError: If the recipe does not fit the data, a run of another recipe is unfinished in
+            the same place, or another process trains there.
         DataError: If the data cannot be used; names file and line.
         ModelError: If the base cannot be loaded.
         MissingExtraError: If accelerate is not installed.
@@ -158,26 +159,34 @@ def train(
         raise MissingExtraError("accelerate", "train") from error
     is_first = int(os.environ.get("RANK", "0")) == 0
     tell = note if note is not None and is_first else (lambda text: None)
-    output = Path(recipe.output)
-    if output.exists() and not (output / CONFIG_NAME).is_file():
-        raise RecipeError(f"{output} exists and is no model of nomina's. Use another output.")
+    given = Path(recipe.output)
+    try:
+        output = given.resolve()  # behind links: what takes its place is made beside it
+        is_model = (output / CONFIG_NAME).is_file()
+        is_taken = output.is_symlink() or (output.exists() and not is_model)
+    except (OSError, RuntimeError, ValueError) as error:  # links in a circle, no right to look
+        raise RecipeError(f"{given} cannot be an output: {error}. Use another one.") from error
+    if is_taken:
+        raise RecipeError(f"{given} exists and is no model of nomina's. Use another output.")
+    recipe = dataclasses.replace(recipe, output=str(output))
     extra = _trainer_options(recipe.trainer)
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size > 1 and not torch.cuda.is_available():
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // size))
-    material = read_material(recipe)
-    for text in material.notes:
-        tell(text)
-    torch.manual_seed(recipe.seed)
-    trainable = load_trainable(recipe)
-    for text in trainable.notes:
-        tell(text)
-    if recipe.heads:
-        check_heads(trainable.model)
-    recipe = _settled(recipe, trainable.model, material, size)
-    run = _Run(recipe, material, trainable, extra, report, tell, show)
-    run.train()
-    return output
+    with hold(run_folder(output)) if is_first else contextlib.nullcontext():
+        material = read_material(recipe)
+        for text in material.notes:
+            tell(text)
+        torch.manual_seed(recipe.seed)
+        trainable = load_trainable(recipe)
+        for text in trainable.notes:
+            tell(text)
+        if recipe.heads:
+            check_heads(trainable.model)
+        recipe = _settled(recipe, trainable.model, material, size)
+        run = _Run(recipe, material, trainable, extra, report, tell, show)
+        run.train()
+    return given
 
 
 def end_process() -> None:
@@ -268,7 +277,7 @@ class _Run:
         # FSDP holds weights that train in float32; they are saved in their own type.
         self.dtype = next(iter(trainable.weights.values())).dtype
         self.wrapped: Callable[[], Any] = lambda: None  # what the Trainer made of the model
-        self.checkpoints = Checkpoints(self.output.with_name(self.output.name + ".run"), identity)
+        self.checkpoints = Checkpoints(run_folder(self.output), identity)
         self.state = self.checkpoints.read_state()
         self.evaluate_every = recipe.evaluate_every or max(recipe.steps // 5, 1)
         with quiet_libraries():
@@ -314,7 +323,7 @@ class _Run:
         """Go on to the last step, and write the model."""
         recipe, module = self.recipe, self.trainable.module
         trainer = None
-        if not self.is_stopped():
+        if self.is_sharded or not self.is_over():  # only the Trainer can read its checkpoints
             fold_attention(module)
             try:
                 trainer = _Trainer(self)
@@ -327,10 +336,10 @@ class _Run:
                 trainer.train(resume_from_checkpoint=self._sharded_checkpoint())
         self._finish(trainer)
 
-    def is_stopped(self) -> bool:
-        """Whether patience was at its end: what is left to do is to write the model."""
+    def is_over(self) -> bool:
+        """Whether all steps are done or patience is at its end: what is left is the model."""
         patience = self.recipe.patience
-        return 0 < patience <= self.state.num_worse
+        return self.state.step >= self.recipe.steps or 0 < patience <= self.state.num_worse
 
     def _sharded_checkpoint(self) -> str | None:
         last = self.checkpoints.sharded() if self.is_sharded else None
@@ -454,10 +463,14 @@ class _Run:
         partial = self.checkpoints.folder / "result.partial"
         shutil.rmtree(partial, ignore_errors=True)
         best = self.checkpoints.best(self.state.best_step)
+        is_whole = False
         try:
             if self.state.best_f1 >= 0 and best.is_dir():
                 shutil.copytree(best, partial)
             else:
+                if trainer is None:  # which reads the checkpoint otherwise
+                    weights = self.trainable.weights
+                    self.checkpoints.load(weights, MasterAdamW(weights.values()))
                 partial.mkdir(parents=True)
                 self.trainable.save(partial, "", state)
             if self.recipe.heads:
@@ -465,13 +478,18 @@ class _Run:
             is_fitted = (partial / CALIBRATION_NAME).is_file()
             card = self.card(Calibration.load(partial) if is_fitted else None)
             (partial / "README.md").write_text(card, encoding="utf-8")
+            sync(partial)
+            is_whole = True
             replace_folder(partial, self.output)
         except (OSError, SafetensorError) as error:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise RecipeError(
-                f"{self.output} cannot be written: {error}. The checkpoint is whole: free some "
-                "space, then give the same command again."
-            ) from error
+            if is_whole:
+                hint = f"The trained model is whole in {partial}: take it from there"
+            else:
+                shutil.rmtree(partial, ignore_errors=True)
+                step = self.checkpoints.read_state().step
+                hint = f"To {f'go on from step {step}' if step else 'begin anew'}, free some space "
+                hint += "and give the same command again"
+            raise RecipeError(f"{self.output} cannot be written: {error}. {hint}.") from error
         self.checkpoints.clean()
 
     def _fit_heads(self, folder: Path) -> None:
@@ -487,10 +505,15 @@ class _Run:
             self.tell(str(error))
             return
         fitted.heads.save(folder)
-        shares = ", ".join(f"{100 * x:.1f} % ({phase})" for phase, x in fitted.right.items())
-        self.figures["draft heads right at"] = (
-            f"{shares} of the choices in {fitted.num_held_out} questions held out"
+        shares = ", ".join(
+            f"{100 * x:.1f} % ({phase})"
+            for phase, x in fitted.right.items()
+            if not math.isnan(x)  # no choice of this phase was held out
         )
+        if shares:
+            self.figures["draft heads right at"] = (
+                f"{shares} of the choices in {fitted.num_held_out} questions held out"
+            )
 
     def card(self, calibration: Calibration | None = None) -> str:
         """Return the model card as of now."""
@@ -506,8 +529,11 @@ class _Run:
         if state.best_f1 >= 0:
             num = sum(len(dev.examples) for dev in material.dev)
             names = ", ".join(Path(dev.name).name for dev in material.dev)
+            f1, step = state.best_f1, state.best_step
+            if self.is_sharded:  # the last weights are kept
+                f1, step = state.dev_f1, state.step
             figures["strict F1 on dev"] = (
-                f"{100 * state.best_f1:.1f} at step {state.best_step} ({num} sentences: {names})"
+                f"{100 * f1:.1f} at step {step} ({num} sentences: {names})"
             )
         figures |= self.figures
         plain = Recipe(output="plain").to_dict()
@@ -572,6 +598,9 @@ class _Found:
 def _find(tagger: Tagger, dev: DevSet, rank: int, size: int) -> _Found:
     """Find the entities of this process's part of a dev set."""
     rows = list(dev.examples)[rank::size]
+    if not rows:
+        # Weights that are shared out must be read by all or by none: FSDP would hang a step later.
+        next(tagger.pipe_many([(dev.examples[0], dev.labels)]))
     # Sentences of one label set together share a prompt.
     rows.sort(key=lambda row: row.labels.names if row.labels else ())
     items = [(row, row.labels or dev.labels) for row in rows]
@@ -617,6 +646,9 @@ class _Trainer(Trainer):  # type: ignore[misc, unused-ignore]
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return our batches as they are: each process already has its own."""
+        if self.run.is_over():  # its checkpoint is read, and no step made
+            none: Any = []
+            return DataLoader(none, batch_size=None)
         self.steps.batches = self.run.batches()
         return DataLoader(self.steps.batches, batch_size=None)
 
@@ -701,7 +733,7 @@ class _Steps(TrainerCallback):  # type: ignore[misc, unused-ignore]
         is_due = bool(run.material.dev) and (now.step % run.evaluate_every == 0 or is_last)
         if is_due:
             run.note_f1(*run.evaluate())
-            if run.is_stopped():
+            if run.is_over():
                 control.should_training_stop = True
         if run.report is not None and run.rank == 0:
             run.report(run.progress(loss))

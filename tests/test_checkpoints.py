@@ -49,6 +49,17 @@ def test_what_is_saved_comes_back(checkpoints, weights, optimizer):
         assert torch.equal(again.state[fresh["w"]][key], want)
 
 
+def test_weights_without_a_gradient_stay_as_they_are(checkpoints, weights, optimizer):
+    weights |= {"idle": torch.nn.Parameter(torch.ones(3))}
+    checkpoints.save(RunState(step=1), weights, optimizer)
+    fresh = {name: torch.nn.Parameter(torch.zeros_like(x)) for name, x in weights.items()}
+    checkpoints.load(fresh, MasterAdamW(fresh.values()))
+    assert torch.equal(fresh["w"], weights["w"])
+    assert not fresh["idle"].any()
+    with pytest.raises(RecipeError, match=r"cannot be read: 'w'"):
+        checkpoints.load({"idle": fresh["idle"]}, MasterAdamW([fresh["idle"]]))
+
+
 def test_old_checkpoints_go(checkpoints, weights, optimizer):
     for step in (2, 4, 6):
         if step < 6:

@@ -52,6 +52,10 @@ def one(text, *entities):
         (one("Anna", (0, 9, "person")), r"data.jsonl:2: .*outside a text of 4 characters"),
         (one("Anna", (0, 4, "Person")), r"data.jsonl:2: the labels 'Person' and 'person' \(.*:1\)"),
         (one("word " * 130, (0, 600, "city")), r"data.jsonl:2: an entity of 120 words"),
+        (
+            {**one("Anna", (0, 4, "person")), "label_set": ["city"]},
+            r"data.jsonl:2: the label 'person' of an entity is not in .* \['city'\]",
+        ),
     ],
 )
 def test_bad_records_are_named(make, record, message):
@@ -98,6 +102,45 @@ def test_dev_is_split_off_by_seed(make):
     assert not texts[0] & {row.text for row in rows}
     assert first.fingerprint == again.fingerprint != other.fingerprint
     assert make(records[:199]).dev == ()
+
+
+def test_a_label_of_one_sentence_is_trained_on(make):
+    records = [one(f"nothing {i}") for i in range(250)]
+    records[7:9] = [one("in Oslo", (3, 7, "city")), one("Anna", (0, 4, "person"))]
+    held = 0
+    for seed in (100, 101, 106):  # neither, person, city would be held out
+        material = make(records, seed=seed)
+        (rows,) = material.mixture.corpora.values()
+        assert {span.label for row in rows for span in row.spans} == {"city", "person"}
+        held += len(material.dev)
+    assert held == 0  # F1 would be 0 without an entity
+    records[20] = one("Oslo again", (0, 4, "city"))
+    found = [dev for seed in range(8) for dev in make(records, seed=seed).dev]
+    assert found
+    assert all({x.label for row in dev.examples for x in row.spans} == {"city"} for dev in found)
+
+
+def test_columns_beside_annotations_are_none(make):
+    plain = {"text": "nothing here", "meta": 1, "_task_hash": 2}
+    for records in ([plain, {**GOOD, "meta": 2}], [{**GOOD, "meta": 2}, plain]):
+        notes = "\n".join(make(records).notes)
+        assert "column 'meta' is not used" in notes
+        assert "column '_task_hash' is not used" in notes
+    with pytest.raises(DataError, match=r"data.jsonl:1: unknown column 'meta'"):
+        make([plain, GOOD])
+
+
+def test_label_sets_of_records_are_spelled_as_elsewhere(make):
+    city = one("in Oslo", (3, 7, "city"))
+    records = [{**one("nothing"), "label_set": ["City"]}, {**city, "label_set": ["city"]}]
+    (rows,) = make(records).mixture.corpora.values()
+    assert [row.labels.names for row in rows] == [("City",), ("City",)]
+    assert [span.label for row in rows for span in row.spans] == ["City"]
+    # Files of a mixture: as their own label set has it, or else as the file does.
+    records = [one("in Rome", (3, 7, "CITY")), city, {**city, "label_set": ["a", "City"]}]
+    made = Recipe.of({"output": "x", "corpora": [make.write(records)]})
+    (rows,) = read_material(made).mixture.corpora.values()
+    assert [span.label for row in rows for span in row.spans] == ["City"] * 3
 
 
 def test_what_is_odd_is_noted(make):

@@ -163,6 +163,25 @@ def test_shares_and_probabilities_are_checked(cards):
         MixtureConfig(p_lower=2)
     with pytest.raises(RecipeError, match="at least one corpus"):
         Mixture({}, {})
+    with pytest.raises(RecipeError, match="one of the shares must be above 0"):
+        Mixture({"mine": ROWS}, {}, cards, MixtureConfig(shares={"mine": 0.0}))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"temperature": "x"}, "temperature must be a number, was: 'x'"),
+        ({"temperature": float("nan")}, "temperature must be a number, was: nan"),
+        ({"max_all_labels": "x"}, "max_all_labels must be a whole number, was: 'x'"),
+        ({"max_words": 50.0}, r"max_words must be a whole number, was: 50\.0"),
+        ({"p_define": True}, "p_define must be a number, was: True"),
+        ({"shares": 3}, "shares must be a table of numbers, was: 3"),
+        ({"shares": {"mine": "x"}}, "the share of 'mine' must be a number, was: 'x'"),
+    ],
+)
+def test_settings_are_of_the_right_type(settings, message):
+    with pytest.raises(RecipeError, match=message):
+        MixtureConfig(**settings)
 
 
 def test_shares_leave_something_for_every_corpus(cards):

@@ -24,11 +24,16 @@ from nomina.recipes import FINE_TUNING, Recipe, default_steps
         ("compile = 1", "compile must be true or false"),
         ('dev = "x"', "dev must be a list of names"),
         ("learning_rate = 0", "learning_rate must be above 0"),
+        ("learning_rate = 2", "learning_rate must be above 0 and below 1, was: 2"),
+        ("seed = -1", r"recipe.toml:2: seed must be 0 or more and below 2 \*\* 32, was: -1"),
+        ("seed = 100000000000000000000", "seed must be 0 or more and below"),
+        ("trainer = {run_name = 2026-01-01}", "trainer: 'run_name' must be text, a number"),
         ("dev_share = 0.9", "dev_share from 0 to 0.5"),
         ("patience = 2", "needs a dev set"),
         ('labels = "x.toml"', "label set of `data`"),
         ("trainer = 3", "trainer must be a table"),
         ("x = ", "cannot be read"),
+        ("x = " + "[" * 5000, "cannot be read"),
     ],
 )
 def test_a_wrong_recipe_is_named(tmp_path, line, message):
@@ -47,7 +52,8 @@ def test_a_recipe_needs_an_output():
 
 def test_data_brings_its_own_defaults_and_changes_win(tmp_path):
     path = tmp_path / "recipe.toml"
-    path.write_text('output = "out"\ndata = "my.jsonl"\nseed = 3\n[mixture]\np_define = 0.0\n')
+    text = 'output = "out"\ndata = "my.jsonl"\nseed = 3\n[mixture]\np_define = 0.0\n'
+    path.write_text(text, encoding="utf-8-sig")  # with a byte order mark
     recipe = Recipe.read(path, {"seed": 4, "base": "other"})
     assert (recipe.seed, recipe.base) == (4, "other")
     assert recipe.learning_rate == FINE_TUNING["learning_rate"]

@@ -34,6 +34,16 @@ def test_a_dry_run_shows_examples_as_the_model_sees_them(data):
     assert "no dev set" in result.output
 
 
+def test_brackets_in_a_name_are_no_markup(data, monkeypatch):
+    monkeypatch.chdir(data.parent)
+    name = "my [copy][/b].jsonl"  # in a folder, that is
+    (data.parent / name).parent.mkdir()
+    (data.parent / name).write_text(data.read_text())
+    result = run(app, ["train", "--data", name, "--dry-run", "1"], env={"COLUMNS": "200"})
+    assert result.exit_code == 0, result.output
+    assert result.output.count(name) >= 2
+
+
 def test_own_data_becomes_an_adapter(data, tmp_path, byte_tokenizer):
     base = tmp_path / "base"
     LanguageModel(build_module("llama", scale=0.3), byte_tokenizer, ModelConfig()).save(base)
@@ -56,6 +66,7 @@ def test_own_data_becomes_an_adapter(data, tmp_path, byte_tokenizer):
     [
         ([], 2, "give a recipe, or --data"),
         (["--data", "my.jsonl"], 2, "--output"),
+        (["--data", "my.jsonl", "--dry-run", "-1"], 2, "--dry-run"),
         (["--data", "/nowhere.jsonl", "--output", "x"], 1, "no such file"),
         (["/nowhere.toml"], 1, "cannot be read"),
         (["--data", "x", "--output", "y", "--steps", "-1"], 1, "steps must be"),

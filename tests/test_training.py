@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 import os
@@ -22,10 +23,12 @@ from nomina.calibration import Calibration
 from nomina.entities import Example, LabelSet
 from nomina.errors import DataError, NominaError, RecipeError
 from nomina.extractor import Tagger
+from nomina.head_fitting import fit_heads
 from nomina.heads import Heads
 from nomina.mixture import Question
 from nomina.models import LanguageModel, ModelConfig, load_model
-from nomina.trainable import Trainable
+from nomina.packing import pack_model
+from nomina.trainable import Trainable, load_trainable
 from nomina.training import Recipe, _Found, collate, encode, train
 
 ROWS = [
@@ -224,18 +227,61 @@ def test_an_adapter_is_trained_further(folder):
     assert old.keys() == new.keys()
     assert all(torch.allclose(old[key], new[key], atol=1e-4) for key in old)
     assert any(bool(old[key].any()) for key in old if "lora_B" in key)
-    third = train(Recipe.of({**made, "output": f"{folder}/third", "format": "gner"}))
+    packed = pack_model(str(first), folder / "packed")
+    made |= {"base": str(packed), "format": "gner"}
+    with pytest.raises(RecipeError, match=r"needs its base model .*packed/base, which would"):
+        train(Recipe.of({**made, "output": str(packed)}))
+    third = train(Recipe.of({**made, "output": f"{folder}/third"}))
     config = json.loads((third / "nomina.json").read_text())
     assert (config["format"], config["threshold"]) == ("gner", 0)  # scored in another way
+    assert config["base"] == f"{packed}/base"
     assert Calibration.load(third) == Calibration()
 
 
-def test_draft_heads_are_fitted_behind_the_last_step(folder):
+def test_a_result_never_takes_the_place_of_its_base(folder):
+    before = files(folder / "llama")
+    for output in (f"{folder}/llama", f"{folder}/t5/../llama"):
+        with pytest.raises(RecipeError, match=r"needs its base model .*llama, which would"):
+            train(Recipe.of(values(folder, output=output)))
+    assert files(folder / "llama") == before
+    assert not (folder / "llama.run").exists()
+
+
+@pytest.fixture
+def seeing(folder, byte_tokenizer):
+    """A model with a tower for pictures, which text never reaches."""
+    import transformers as hf
+
+    ids = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
+    text = {**build_module("gemma3", 400).config.to_dict(), **ids}
+    tower = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    tower |= {"num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+    config = hf.Gemma3Config(text_config=text, vision_config=tower, mm_tokens_per_image=4, **ids)
+    hf.Gemma3ForConditionalGeneration(config).save_pretrained(folder / "seeing")
+    byte_tokenizer.save_pretrained(folder / "seeing")
+    return f"{folder}/seeing"
+
+
+def test_what_sees_beside_what_reads_is_left_alone(folder, seeing):
+    for method in ("lora", "full"):
+        moving = load_trainable(Recipe.of(values(folder, base=seeing, method=method))).weights
+        assert moving
+        assert all("language_model" in name or "lm_head" in name for name in moving)
+
+
+def test_draft_heads_are_fitted_behind_the_last_step(folder, monkeypatch):
+    def fit(*arguments, **options):
+        fitted = fit_heads(*arguments, **options)  # as if no label was held out
+        return dataclasses.replace(fitted, right={**fitted.right, "label": float("nan")})
+
+    monkeypatch.setattr(training, "fit_heads", fit)
     told, notes = [], []
     made = values(folder, heads=40, steps=1, dev_sentences=2)
     out = train(Recipe.of(made), note=notes.append, show=lambda *now: told.append(now))
     assert load_model(out, torch.float32).heads is not None
-    assert "draft heads right at" in (out / "README.md").read_text()
+    card = (out / "README.md").read_text()
+    assert "draft heads right at" in card
+    assert "nan" not in card
     assert {text for text, _, _ in told} >= {"reading sentences for draft heads"}
     plain = train(Recipe.of({**made, "heads": 0, "output": f"{folder}/plain"}))
     assert (plain / WEIGHTS).read_bytes() == (out / WEIGHTS).read_bytes()
@@ -298,8 +344,13 @@ def test_another_recipe_does_not_go_on_with_a_run(folder):
         if now.step == 5:
             raise KeyboardInterrupt
 
+    def meet(now):
+        with pytest.raises(RecipeError, match=r"out\.run is in use: another process"):
+            train(Recipe.of(values(folder, dev_share=0.0)))
+        stop(now)
+
     with pytest.raises(KeyboardInterrupt):
-        train(Recipe.of(values(folder, dev_share=0.0)), stop)
+        train(Recipe.of(values(folder, dev_share=0.0)), meet)
     with pytest.raises(RecipeError, match=r"learning_rate: 0\.02 -> 0\.01"):
         train(Recipe.of(values(folder, dev_share=0.0, learning_rate=0.01)))
     (folder / "mine.jsonl").write_text('{"tokens": ["Oslo"], "labels": ["B-city"]}\n')
@@ -318,9 +369,13 @@ def test_folders_of_the_user_beside_the_output_stay(folder):
     for name in ("out.old", "out.partial"):
         (folder / name).mkdir()
         (folder / name / "thesis.txt").write_text("years of work")
+    (folder / "link").symlink_to(folder / "out")
+    made = values(folder, steps=1, dev_share=0.0, output=f"{folder}/link")
     for _ in range(2):  # the second takes the place of the first
-        train(Recipe.of(values(folder, steps=1, dev_share=0.0)))
-    assert files(folder) == {"llama", "t5", "mine.jsonl", "out", "out.old", "out.partial"}
+        assert train(Recipe.of(made)) == folder / "link"
+        assert (folder / "out" / WEIGHTS).is_file()
+    assert files(folder) == {"llama", "t5", "mine.jsonl", "link", "out", "out.old", "out.partial"}
+    assert (folder / "link").is_symlink()
     assert (folder / "out.old" / "thesis.txt").is_file()
     assert (folder / "out.partial" / "thesis.txt").is_file()
 
@@ -348,11 +403,55 @@ def test_a_full_disk_at_the_end_is_said(folder, monkeypatch):
     def full(self, *arguments):
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
+    made = Recipe.of(values(folder, steps=1, dev_share=0.0))
     monkeypatch.setattr(Trainable, "save", full)
-    with pytest.raises(RecipeError, match="free some"):
-        train(Recipe.of(values(folder, steps=1, dev_share=0.0)))
+    with pytest.raises(RecipeError, match="To begin anew, free some"):
+        train(made)
     monkeypatch.undo()
-    assert (train(Recipe.of(values(folder, steps=1, dev_share=0.0))) / WEIGHTS).is_file()
+
+    def no_right(partial, final):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(training, "replace_folder", no_right)
+    with pytest.raises(RecipeError, match=r"trained model is whole in .*out\.run/result\.partial"):
+        train(made)
+    assert (folder / "out.run" / "result.partial" / WEIGHTS).is_file()
+    monkeypatch.undo()
+    assert (train(made) / WEIGHTS).is_file()
+    assert not (folder / "out.run").exists()
+
+
+def test_a_run_at_the_end_of_its_patience_keeps_what_it_learned(folder, monkeypatch):
+    def full(self, *arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(training._Run, "evaluate", lambda self: (0.3, None))
+    made = Recipe.of(values(folder, evaluate_every=1, patience=1, dtype="float32"))
+    with monkeypatch.context() as disk:
+        disk.setattr(Trainable, "save", full)
+        with pytest.raises(RecipeError, match="To go on from step 2, free some"):
+            train(made)
+    learned = load_file(folder / "out.run" / "step-000002" / "state.safetensors")
+    steps = []
+    have = load_file(train(made, steps.append) / WEIGHTS)
+    assert not steps
+    for name, tensor in have.items():
+        name = name.replace(".weight", ".default.weight")
+        assert torch.equal(tensor, learned[f"master/{name}"]), name
+    assert any(tensor.any() for name, tensor in have.items() if "lora_B" in name)
+
+
+def test_where_nothing_can_be_written_is_said_first(tmp_path):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "taken.run").write_text("x")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for output, message in [
+        ("file/out", r"out\.run cannot be made: Not a directory"),
+        ("taken", r"taken\.run cannot be made: File exists"),
+        ("loop", r"loop"),
+    ]:
+        with pytest.raises(RecipeError, match=message):
+            train(Recipe.of({"data": "nowhere.jsonl", "output": f"{tmp_path}/{output}"}))
 
 
 def test_what_was_left_out_is_counted_across_a_stop(folder):
@@ -399,6 +498,7 @@ def test_the_card_says_what_was_measured_and_fitted(folder):
     ("trainer", "message"),
     [
         ({"max_steps": 3}, "'max_steps' is set by the recipe"),
+        ({"eval_on_start": True}, "'eval_on_start' is set by the recipe"),
         ({"colour": "red"}, "'colour' is not an argument"),
         ({"optim": "sgd"}, "'optim' has no effect"),
         ({"label_smoothing_factor": 0.1}, "is set by the recipe"),

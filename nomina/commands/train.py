@@ -35,6 +35,7 @@ def _recipe(path: Path | None, changes: dict[str, Any]) -> Recipe:
 
 def _dry_run(recipe: Recipe, count: int) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from nomina.formats import Sentence, get_format, target
@@ -44,7 +45,7 @@ def _dry_run(recipe: Recipe, count: int) -> None:
     mixture = material.mixture
     table = Table("corpus", "passages", "share")
     for name, share in sorted(mixture.weights.items(), key=lambda item: -item[1]):
-        table.add_row(name, str(len(mixture.corpora[name])), f"{share:.1%}")
+        table.add_row(escape(name), str(len(mixture.corpora[name])), f"{share:.1%}")
     console = Console()
     console.print(table)
     for dev in material.dev:
@@ -58,7 +59,7 @@ def _dry_run(recipe: Recipe, count: int) -> None:
             sentence, question.labels, question.definitions, question.demonstrations
         )
         written = target(form, sentence, question.labels.names, question.example.spans)
-        console.rule(question.source)
+        console.rule(escape(question.source))
         console.print(prompt.text + written, markup=False, highlight=False)
 
 
@@ -142,7 +143,7 @@ def register(app: typer.Typer) -> None:
             bool | None, typer.Option("--compile/--no-compile", help="Compile the layers first.")
         ] = None,
         dry_run: Annotated[
-            int, typer.Option(help="Only print the mixture and this many examples.")
+            int, typer.Option(min=0, help="Only print the mixture and this many examples.")
         ] = 0,
     ) -> None:
         """Train a model on your data or on corpora of NOMINA_DATA; goes on where it was stopped.
