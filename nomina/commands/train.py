@@ -79,7 +79,7 @@ def _shown(is_first: bool) -> Iterator[tuple[Report, Any, Show]]:
     bar = Progress(*columns, console=console, disable=not (is_first and console.is_terminal))
 
     def tell(text: str) -> None:
-        console.print(f"note: {text}", markup=False, highlight=False)
+        console.print(f"note: {text}", markup=False, highlight=False, soft_wrap=True)
 
     def show(now: training.Progress) -> None:
         parts = [f"loss {now.loss:.3f}"]
@@ -104,7 +104,7 @@ def _shown(is_first: bool) -> Iterator[tuple[Report, Any, Show]]:
         if console.is_terminal or not (is_due or time.monotonic() - last[0] > _EVERY):
             return
         last[0] = time.monotonic()
-        console.print(f"{done}/{total}  {text}", markup=False, highlight=False)
+        console.print(f"{done}/{total}  {text}", markup=False, highlight=False, soft_wrap=True)
 
     with bar:
         task = bar.add_task("reading", total=None)
