@@ -124,7 +124,7 @@ def train_arm(name, options):
     mixture = {**values.mixture, **changes.pop("mixture", {})}
     recipe = dataclasses.replace(
         values, output=str(folder), steps=options.steps, mixture=mixture, dev=(),
-        evaluate_every=options.steps, save_every=25, **changes,
+        evaluate_every=options.steps, save_every=25, heads=0, **changes,
     )  # fmt: skip
     if (folder / "minutes.json").is_file():
         return folder
@@ -164,7 +164,7 @@ def score(folder, options):
 
 
 def table(options):
-    lines = ["| arm | F1 | | sentences | minutes |", "|---|---|---|---|---|"]
+    lines = ["| arm | F1 | | questions | minutes |", "|---|---|---|---|---|"]
     for name in ARMS:
         done = folder_of(name, options) / f"result-{options.limit}.json"
         if done.is_file():
