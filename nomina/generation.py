@@ -290,8 +290,9 @@ class Generator:
             parts = [states[number][at : at + step] for number in going]
             logits = self.model.vocabulary_logits(torch.cat(parts))  # (positions, vocab)
             best, tokens = logits.max(-1)
-            log_probs = (best - logits.logsumexp(-1)).tolist()
-            choices = iter(zip(tokens.tolist(), log_probs, strict=True))
+            log_probs = best - logits.logsumexp(-1)
+            self.model.check_numbers(log_probs, parts[0].dtype)
+            choices = iter(zip(tokens.tolist(), log_probs.tolist(), strict=True))
             left = []
             for number, part in zip(going, parts, strict=True):
                 found = [next(choices) for _ in range(len(part))]

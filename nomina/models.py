@@ -246,13 +246,20 @@ class LanguageModel:
             logits = self.choice_logits(of_rows, padded.to(hidden.device))  # (rows, k)
             is_padding = (torch.arange(width) >= sizes).to(logits.device)
             log_probs = logits.masked_fill(is_padding, float("-inf")).log_softmax(-1)
-            if bool(log_probs.isnan().any()):
-                dtype = str(hidden.dtype).removeprefix("torch.")
-                raise ModelError(
-                    f"the model {self.name!r} computes NaN in {dtype}: its weights are damaged, or "
-                    "it overflows (some do in float16: use bfloat16 or float32)"
-                )
+            self.check_numbers(log_probs, hidden.dtype)
             yield rows, log_probs
+
+    def check_numbers(self, log_probs: torch.Tensor, dtype: torch.dtype) -> None:
+        """Raise if log probabilities are NaN: compared, they would pass for "no entity" unseen.
+
+        Raises:
+            ModelError: With what may be the reason; `dtype` is that of the model's arithmetic.
+        """
+        if bool(log_probs.isnan().any()):
+            raise ModelError(
+                f"the model {self.name!r} computes NaN in {str(dtype).removeprefix('torch.')}: its "
+                "weights are damaged, or it overflows (some do in float16: use bfloat16 or float32)"
+            )
 
     def vocabulary_logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return the logits of the whole vocabulary, as the model's own forward pass gives them.

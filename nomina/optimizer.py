@@ -7,6 +7,7 @@ up there. Knows nothing of models or losses.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -42,12 +43,18 @@ class MasterAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Take a step and write the rounded weights to the model."""
+        """Take a step and write the rounded weights to the model.
+
+        Raises:
+            FloatingPointError: If gradients are infinite or no numbers; the weights are as before.
+        """
         scale = 1.0
         weights = [w for group in self.param_groups for w in group["params"] if w.grad is not None]
         if self.max_norm and weights:
             norms = [torch.linalg.vector_norm(w.grad, dtype=torch.float32) for w in weights]
             norm = float(torch.linalg.vector_norm(torch.stack(norms)))
+            if not math.isfinite(norm):
+                raise FloatingPointError("gradients are infinite or no numbers")
             scale = min(1.0, self.max_norm / (norm + 1e-6))
         for group in self.param_groups:
             moved = [w for w in group["params"] if w.grad is not None]

@@ -332,9 +332,21 @@ class _Run:
                 raise RecipeError(f"trainer: {error}") from error
             if recipe.compile and (problem := compile_layers(module)):
                 self.tell(problem)
-            with quiet_libraries():
-                trainer.train(resume_from_checkpoint=self._sharded_checkpoint())
+            try:
+                with quiet_libraries():
+                    trainer.train(resume_from_checkpoint=self._sharded_checkpoint())
+            except FloatingPointError as error:
+                raise RecipeError(self._diverged(error)) from error
         self._finish(trainer)
+
+    def _diverged(self, error: FloatingPointError) -> str:
+        hint = f"a lower learning_rate (it is {self.recipe.learning_rate:g})"
+        if self.dtype == torch.float16:
+            hint = "dtype = 'bfloat16'"
+        return (
+            f"Behind step {self.state.step} the training diverged: {error}. Begin anew with "
+            f"{hint}, and with another output or without {self.checkpoints.folder}."
+        )
 
     def is_over(self) -> bool:
         """Whether all steps are done or patience is at its end: what is left is the model."""
@@ -728,6 +740,8 @@ class _Steps(TrainerCallback):  # type: ignore[misc, unused-ignore]
         now.questions += int(sums[1])
         now.num_too_long = self.batches.num_too_long if self.batches else 0
         loss = float(sums[2]) / run.size
+        if not math.isfinite(loss):  # of shards, whose optimiser is not ours
+            raise FloatingPointError(f"the loss is {loss}")
         self._sums = [0.0, 0.0, 0.0]
         is_last = now.step >= recipe.steps
         is_due = bool(run.material.dev) and (now.step % run.evaluate_every == 0 or is_last)

@@ -17,6 +17,7 @@ from nomina.engine import Engine, EngineConfig, KeyStore, Odds, Request, decode_
 from nomina.entities import LabelSet, split_words
 from nomina.errors import ModelError
 from nomina.formats import Guess, Sentence
+from nomina.generation import Generator
 from nomina.grounding import Grounding
 
 WORDS = "did george clooney [make] a musical (O) in Paris's O2-arena, 東京? zz \\ ] 12 éa ש".split()
@@ -204,7 +205,7 @@ def test_choices_of_any_number_are_as_if_each_were_alone(build_model, seed):
     assert sorted(seen) == list(range(len(choices)))
 
 
-@pytest.mark.parametrize("engine", [Engine, partial(BeamEngine, num_beams=2)])
+@pytest.mark.parametrize("engine", [Engine, partial(BeamEngine, num_beams=2), Generator])
 def test_what_is_no_number_is_an_error_and_not_silence(build_model, engine):
     model = build_model("llama")
     requests = build_requests(model, random.Random(0), 2, 9)

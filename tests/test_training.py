@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import json
+import math
 import os
 import signal
 import socket
@@ -397,6 +398,22 @@ def test_a_best_model_that_a_full_disk_refused_is_not_the_best(folder, monkeypat
     )
     assert any("No space left" in note for note in notes)
     assert "50.0 at step 2 " in (out / "README.md").read_text()
+
+
+def test_what_diverges_is_an_error_and_no_model(folder, byte_tokenizer):
+    module = build_module("llama", max(400, len(byte_tokenizer)), scale=0.3)
+    with torch.no_grad():
+        module.get_input_embeddings().weight[byte_tokenizer("~").input_ids] = math.inf
+    LanguageModel(module, byte_tokenizer, ModelConfig()).save(folder / "llama")
+    odd = {"tokens": ["~"], "labels": ["O"]}
+    with (folder / "mine.jsonl").open("a") as file:
+        file.write(f"{json.dumps(odd)}\n")
+    made = Recipe.of(values(folder, steps=60, dev_share=0.0, save_every=1))
+    with pytest.raises(RecipeError, match=r"step \d+ the training diverged: .* learning_rate"):
+        train(made)
+    assert not (folder / "out").exists()
+    (state,) = (folder / "out.run").glob("step-*/state.safetensors")
+    assert all(tensor.isfinite().all() for tensor in load_file(state).values())
 
 
 def test_a_full_disk_at_the_end_is_said(folder, monkeypatch):
