@@ -343,33 +343,43 @@ class KeyStore:
 
     A position is overwritten when it is read again, and no query sees positions behind its own, so
     nothing has to be cropped. Both have shape (slots, length, heads, width), however keys lie in
-    memory. Slots that were never used take none on CPUs.
-    Slots that are free are not taken along when the store grows.
+    memory. Slots that are free are not taken along when the store grows.
+
+    Args:
+        num_slots: How many there may be.
+        grows_by_slots: Whether there are only as many as were used, to the next power of two. On
+            CPUs there are all from the start: those that were never used take no memory.
     """
 
-    def __init__(self, num_slots: int) -> None:
+    def __init__(self, num_slots: int, grows_by_slots: bool = False) -> None:
         self.num_slots = num_slots
+        self.grows_by_slots = grows_by_slots
         self.length = 0
+        self._num_made = 0 if grows_by_slots else num_slots
         self._used: set[int] = set()
         self._keys: dict[int, torch.Tensor] = {}
         self._values: dict[int, torch.Tensor] = {}
-
-    def use(self, slots: Iterable[int]) -> None:
-        """Take note that slots will be written: their contents are kept when the store grows."""
-        self._used.update(slots)
 
     def free(self, slot: int) -> None:
         """Take note that the contents of a slot are not needed any more."""
         self._used.discard(slot)
 
-    def reserve(self, length: int) -> None:
-        """Make room for positions below a length."""
-        if length <= self.length:
+    def reserve(self, slots: Iterable[int], length: int) -> None:
+        """Make room for positions of slots below a length; their contents are kept from now on."""
+        self._used.update(slots)
+        num_made = max(self._num_made, min(1 << max(self._used).bit_length(), self.num_slots))
+        if length <= self.length and num_made == self._num_made:
             return
-        length = -(-length // 64) * 64
+        length = max(self.length, -(-length // 64) * 64)
+        before = self._num_made
+        self._num_made = num_made
         # All or nothing: memory may run out between two layers, and the store must stay as it was.
-        keys = {layer: self._grow(self._key_room, old, length) for layer, old in self._keys.items()}
-        values = {layer: self._grow(self._room, old, length) for layer, old in self._values.items()}
+        try:
+            keys = {x: self._grow(self._key_room, old, length) for x, old in self._keys.items()}
+            values = {x: self._grow(self._room, old, length) for x, old in self._values.items()}
+        except BaseException:
+            self._num_made = before
+            raise
         self._keys, self._values = keys, values
         self.length = length
 
@@ -378,17 +388,18 @@ class KeyStore:
     ) -> torch.Tensor:
         new = room(old, length)
         for slot in self._used:
-            new[slot, : self.length] = old[slot]
+            if slot < len(old):
+                new[slot, : self.length] = old[slot]
         return new
 
     def _room(self, like: torch.Tensor, length: int) -> torch.Tensor:
-        return _zeros(like, (self.num_slots, length, *like.shape[-2:]))
+        return _zeros(like, (self._num_made, length, *like.shape[-2:]))
 
     def _key_room(self, like: torch.Tensor, length: int) -> torch.Tensor:
         if not favours_products(like):
             return self._room(like, length)
         # A step in memory is a step in position: products take keys as they lie.
-        room = _zeros(like, (self.num_slots, *like.shape[-2:], length))
+        room = _zeros(like, (self._num_made, *like.shape[-2:], length))
         return room.permute(0, 3, 1, 2)
 
     def write(
@@ -414,7 +425,6 @@ class KeyStore:
 
     def put(self, slot: int, kept: dict[int, tuple[torch.Tensor, torch.Tensor]]) -> None:
         """Write the first positions of a row."""
-        self.use([slot])
         for layer, (keys, values) in kept.items():
             self._add(layer, keys, values)
             self._keys[layer][slot, : len(keys)] = keys
@@ -617,7 +627,7 @@ class PackedReader:
     def __init__(self, model: LanguageModel, config: EngineConfig) -> None:
         self._model = model
         self._config = config
-        self._store = KeyStore(config.max_rows + 1)  # one more slot to read prefixes in
+        self._store = KeyStore(config.max_rows, model.device.type != "cpu")
         self._requests: dict[int, Request] = {}
         self._num_read: dict[int, int] = {}
         self._prefixes: OrderedDict[tuple[int, ...], Any] = OrderedDict()
@@ -627,23 +637,24 @@ class PackedReader:
         prefix = request.prefix_ids
         length = len(prefix) + len(request.sentence_ids) + 64
         if not self._requests and self._store.length > max(4 * length, _SMALL):
-            self._store = KeyStore(self._store.num_slots)  # what a long text needed is given back
-        self._store.reserve(length)
+            # What a long text needed is given back.
+            self._store = KeyStore(self._store.num_slots, self._store.grows_by_slots)
+        self._store.reserve([slot], length)
         self._requests[slot] = request
         self._num_read[slot] = len(prefix)
         if not prefix:
             return
         kept = self._prefixes.get(prefix)
         if kept is None:
-            scratch, step = self._config.max_rows, self._config.max_pass_tokens
+            step = self._config.max_pass_tokens
             for at in range(0, len(prefix), step):
-                self.run([(scratch, at, list(prefix[at : at + step]))])
-            kept = self._prefixes[prefix] = self._store.take(scratch, len(prefix))
-            self._store.free(scratch)
+                self.run([(slot, at, list(prefix[at : at + step]))])
+            kept = self._prefixes[prefix] = self._store.take(slot, len(prefix))
             while len(self._prefixes) > self._config.max_prefixes:
                 self._prefixes.popitem(last=False)
-        self._prefixes.move_to_end(prefix)
-        self._store.put(slot, kept)
+        else:
+            self._prefixes.move_to_end(prefix)
+            self._store.put(slot, kept)
 
     def close(self, slot: int) -> None:
         """Forget the request; its room may be given back."""
@@ -724,8 +735,7 @@ class PackedReader:
         device = self._model.device
         longest = max(start + len(ids) for _, start, ids in rows)
         check_length(self._model.module.config, longest)
-        self._store.reserve(longest)
-        self._store.use(slot for slot, _, _ in rows)
+        self._store.reserve([slot for slot, _, _ in rows], longest)
         shape = [(slot, start, len(ids)) for slot, start, ids in rows]
         pack = Pack(shape, self._store, device, Visits(self._model.module.config))
         ids = torch.tensor([[token for _, _, ids in rows for token in ids]], device=device)

@@ -192,7 +192,7 @@ class Generator:
         self, reader: Reader, requests: Iterable[Request | None], is_ordered: bool
     ) -> Iterator[tuple[int, Completion]]:
         intake = Intake(requests)
-        slots = list(range(self.config.max_rows))
+        slots = list(range(self.config.max_rows))[::-1]
         active: dict[int, _Row] = {}
         done: dict[int, Completion] = {}
         waiting: Request | None = None

@@ -238,6 +238,27 @@ def test_what_a_long_text_needed_is_given_back(build_model):
         assert not reader._store._used
 
 
+@pytest.mark.parametrize("family", ["gemma3", "llama"])
+def test_a_store_that_grows_by_slots_holds_the_same(build_model, family, monkeypatch):
+    stores = []  # what GPUs have, where untouched memory is taken, too
+
+    def grows(num_slots, _):
+        stores.append(KeyStore(num_slots, grows_by_slots=True))
+        return stores[-1]
+
+    monkeypatch.setattr("nomina.engine.KeyStore", grows)
+    model = build_model(family)
+    requests = build_requests(model, random.Random(3), 12, 9)
+    check_equal(model, requests, EngineConfig(max_rows=64))
+    assert {len(keys) for keys in stores[-1]._keys.values()} == {16}
+    check_equal(model, requests, EngineConfig(max_rows=3))
+    assert {len(keys) for keys in stores[-1]._keys.values()} == {3}
+    want = list(Generator(model, EngineConfig(max_rows=1), 20).decode(requests))
+    have = list(Generator(model, EngineConfig(max_rows=64), 20).decode(requests))
+    assert [x.ids for x in have] == [x.ids for x in want]
+    assert {len(keys) for keys in stores[-1]._keys.values()} == {16}
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_slots_that_nobody_uses_take_no_memory():
     def resident():
@@ -246,7 +267,7 @@ def test_slots_that_nobody_uses_take_no_memory():
 
     like = torch.zeros(1, 1, 1, 64)
     store = KeyStore(1000)
-    store.reserve(4096)
+    store.reserve([0], 4096)
     before = resident()
     room = store._room(like, 4096)  # a gigabyte
     assert room.shape == (1000, 4096, 1, 64)
