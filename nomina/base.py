@@ -25,6 +25,7 @@ from pathlib import Path
 import platformdirs
 from filelock import FileLock
 
+from nomina.environment import give_usual_rights
 from nomina.errors import ModelError
 
 BASE_NAME = "gemma-3-270m"
@@ -100,6 +101,7 @@ def _make(folder: Path, show_progress: bool) -> None:
             gguf.unlink()
             sizes = {path.name: path.stat().st_size for path in temporary.iterdir()}
             (temporary / _DONE).write_text(json.dumps(sizes), encoding="utf-8")
+            give_usual_rights(temporary, *temporary.iterdir())
             if folder.exists():
                 shutil.rmtree(folder)
             temporary.rename(folder)

@@ -1,4 +1,6 @@
-"""What torch's libraries read from the environment, said before torch is loaded.
+"""What comes from the environment: how torch's threads wait, who may read what is written.
+
+What torch's libraries read is said before torch is loaded.
 
 Between two parallel loops libgomp's threads spin for up to a millisecond. If anything else runs on
 one of the cores, the thread that others wait for stands in line behind it, and they spin away whole
@@ -10,13 +12,14 @@ oneDNN writes code for every shape that it meets and keeps that of 1,024, twice:
 torch's. Readings of sentences have ever new shapes, and what is kept grows to gigabytes. Those that
 come again (`nomina.kernels` sees to it that there are such) are a few hundred.
 
-Knows environment variables; nothing of models.
+Knows environment variables and the umask; nothing of models.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 SPIN_COUNT = "1000"
 
@@ -40,3 +43,15 @@ def keep_few_kernels() -> None:
     """Bound what oneDNN and torch keep of code for shapes; what the user says stands."""
     for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
         os.environ.setdefault(name, NUM_KERNELS)
+
+
+def give_usual_rights(*paths: Path) -> None:
+    """Let those read files and folders whom the umask lets read new ones.
+
+    `tempfile` and safetensors (from 0.8) write what only their owner may read: a model trained by
+    one user could not be served by another.
+    """
+    mask = os.umask(0)
+    os.umask(mask)
+    for path in paths:
+        path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)

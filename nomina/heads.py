@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from nomina.environment import give_usual_rights
 from nomina.errors import ModelError
 from nomina.formats import Guess
 from nomina.grounding import Fork, Grounding
@@ -87,7 +88,9 @@ class Heads:
         from safetensors.torch import save_file
 
         tensors = {name: tensor.to(dtype).contiguous() for name, tensor in vars(self).items()}
-        save_file(tensors, Path(folder) / FILE_NAME)
+        path = Path(folder) / FILE_NAME
+        save_file(tensors, path)
+        give_usual_rights(path)
 
     def mixed(self, states: torch.Tensor) -> torch.Tensor:
         """Return each word's part of the features.

@@ -30,6 +30,7 @@ from transformers import (
 )
 
 from nomina.base import BASE_NAME, prepare_base, quiet_libraries
+from nomina.environment import give_usual_rights
 from nomina.errors import ModelError
 from nomina.families import check_family, decoder_of, head_of, start_id, text_config
 from nomina.formats import Format, Prompt, get_format
@@ -282,6 +283,7 @@ class LanguageModel:
         if self.heads is not None:
             self.heads.save(folder)
         write_config(folder, self.config)
+        give_usual_rights(*Path(folder).glob("*.safetensors"))
 
 
 def write_config(folder: str | os.PathLike[str], config: ModelConfig) -> None:

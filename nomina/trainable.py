@@ -18,6 +18,7 @@ import torch
 from nomina.base import quiet_libraries
 from nomina.calibration import FILE_NAME as CALIBRATION_NAME
 from nomina.calibration import Calibration
+from nomina.environment import give_usual_rights
 from nomina.errors import RecipeError
 from nomina.families import plain_module, text_config
 from nomina.formats import get_format
@@ -92,6 +93,7 @@ class Trainable:
             path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         config = dataclasses.replace(self.model.config, base=self.base if is_adapter else "")
         write_config(folder, config)
+        give_usual_rights(*folder.glob("*.safetensors"))
         if self.calibration is not None:
             self.calibration.save(folder)
         if self.model.heads is not None:

@@ -47,6 +47,8 @@ def test_it_is_made_once_and_leaves_nothing_else(cache, quick):
         "model.safetensors",
     ]
     assert [p.name for p in cache.iterdir() if p.is_dir()] == [folder.name]
+    (cache / "new").mkdir()
+    assert folder.stat().st_mode == (cache / "new").stat().st_mode  # another user's, too
 
 
 @pytest.mark.parametrize("damage", ["shorter", "gone", "mark"])

@@ -33,6 +33,12 @@ def adapter(folder, tmp_path, byte_tokenizer):
     return tmp_path / "adapter"
 
 
+def test_what_is_saved_has_the_rights_of_new_files(folder, tmp_path):
+    (tmp_path / "new").touch()
+    usual = (tmp_path / "new").stat().st_mode
+    assert {path.stat().st_mode for path in folder.iterdir()} == {usual}
+
+
 def test_a_full_model_loads_and_tags(folder):
     tagger = nomina.load(folder, dtype="float32")
     assert tagger.model.config.format == "inline"

@@ -276,10 +276,13 @@ def test_draft_heads_are_fitted_behind_the_last_step(folder, monkeypatch):
         return dataclasses.replace(fitted, right={**fitted.right, "label": float("nan")})
 
     monkeypatch.setattr(training, "fit_heads", fit)
+    (folder / "usual").touch()
+    usual = (folder / "usual").stat().st_mode & 0o777
     told, notes = [], []
     made = values(folder, heads=40, steps=1, dev_sentences=2)
     out = train(Recipe.of(made), note=notes.append, show=lambda *now: told.append(now))
     assert load_model(out, torch.float32).heads is not None
+    assert {path.stat().st_mode & 0o777 for path in out.iterdir()} == {usual}  # others serve it
     card = (out / "README.md").read_text()
     assert "draft heads right at" in card
     assert "nan" not in card

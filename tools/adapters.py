@@ -24,6 +24,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from nomina.environment import give_usual_rights
+
 WEIGHTS, SETTINGS, CALIBRATION = (
     "adapter_model.safetensors",
     "adapter_config.json",
@@ -88,6 +90,7 @@ def write(out: Path, like: Path, weights: Weights, rank: int | None = None) -> N
         raise ValueError(f"{like}: lora_alpha must be the rank, was: {settings['lora_alpha']}")
     shutil.copytree(like, out, ignore=shutil.ignore_patterns(CALIBRATION))
     save_file(weights, out / WEIGHTS, metadata={"format": "pt"})
+    give_usual_rights(out / WEIGHTS)
     if rank is not None:
         settings["r"] = settings["lora_alpha"] = rank
         (out / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", "utf-8")

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, BinaryIO, NamedTuple, cast
 
+from nomina.environment import give_usual_rights
 from nomina.errors import DataError
 
 MAX_LINE_BYTES = 64 * 2**20  # a longer "line" is not a record, but a file without line breaks
@@ -276,9 +277,7 @@ def write_whole_path(path: Path) -> Iterator[Path]:
     os.close(handle)
     try:
         yield Path(name)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(name, 0o666 & ~mask)  # mkstemp makes private files
+        give_usual_rights(Path(name))
         os.replace(name, path)
     except IsADirectoryError as error:
         raise DataError(f"{path}: is a folder. Give the name of a file.") from error
@@ -302,7 +301,7 @@ def write_whole_folder(path: Path) -> Iterator[Path]:
         raise DataError(f"{path}: cannot be written: {error.strerror}") from error
     try:
         yield temporary
-        temporary.chmod(0o755)
+        give_usual_rights(temporary)
         if path.exists():
             path.rmdir()
         temporary.rename(path)
