@@ -7,6 +7,9 @@ export NOMINA_DATA
 # Tests and benchmarks may import torch before nomina, which then cannot say it (nomina/environment.py).
 export GOMP_SPINCOUNT ?= 1000
 
+# A test needs one core; those of a file stay together, because they share models.
+WORKERS = --numprocesses 2 --dist loadfile
+
 .PHONY: demo test test-oldest install check fix docs bench model clean
 
 .venv/.base: pyproject.toml constraints.txt
@@ -26,7 +29,7 @@ demo: .venv/.base  ## set up, prepare the default model, extract from three para
 	@$(BIN)/nomina demo
 
 test: .venv/.dev  ## set up and run the tests
-	@NOMINA_DATA= $(BIN)/python -m pytest
+	@NOMINA_DATA= $(BIN)/python -m pytest $(WORKERS)
 
 # Its own environment. No tools of the docs: the site is built once, with the newest. The warnings
 # are other people's: old libraries on a newer Python and numpy, PEFT 0.18 of a base in memory.
@@ -35,11 +38,11 @@ test: .venv/.dev  ## set up and run the tests
 	@echo "Installing the oldest allowed versions (some minutes, once)"
 	@.venv-oldest/bin/pip install --quiet --disable-pip-version-check \
 		--constraint constraints-oldest.txt --editable \
-		'.[train,serve,spacy,tables,yaml,datasets]' pytest hypothesis seqeval nervaluate httpx selenium
+		'.[train,serve,spacy,tables,yaml,datasets]' pytest pytest-xdist hypothesis seqeval nervaluate httpx selenium
 	@touch $@
 
 test-oldest: .venv-oldest/.done  ## run the tests with the oldest versions that pyproject.toml allows
-	@NOMINA_DATA= .venv-oldest/bin/python -m pytest \
+	@NOMINA_DATA= .venv-oldest/bin/python -m pytest $(WORKERS) \
 		-W ignore::DeprecationWarning -W ignore::FutureWarning \
 		-W 'ignore:Could not find a config file:UserWarning'
 
