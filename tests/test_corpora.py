@@ -21,12 +21,14 @@ from nomina.corpora import (
     default_sets,
     files,
     guess_format,
+    labelstudio,
     read_corpus,
     read_examples,
     write_examples,
 )
 from nomina.corpora.corpus import keep_longest
 from nomina.corpora.files import write_whole
+from nomina.corpora.jsonl import DIALECTS
 from nomina.entities import (
     SCHEMES,
     Entity,
@@ -182,6 +184,15 @@ def test_formats_with_words_keep_words_and_tags(name, tmp_path, written):
     have, found = round_trip(written, name, tmp_path, report)
     assert [(e.words, e.tags) for e in have] == [(e.words, e.tags) for e in written]
     assert report.lines() == found.lines() == ()
+
+
+@pytest.mark.parametrize("kind", ["label-studio", *DIALECTS])
+def test_records_shown_to_those_who_erred_are_right(kind, tmp_path):
+    shape = labelstudio._SHAPE if kind == "label-studio" else DIALECTS[kind].shape
+    path = tmp_path / ("a.json" if kind == "label-studio" else "a.jsonl")
+    path.write_text(f"[{shape}]" if kind == "label-studio" else shape, encoding="utf-8")
+    (example,) = read_corpus(path, kind).examples
+    assert [(e.text, e.label) for e in example.entities()] == [("Paris", "city")]
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -692,7 +703,21 @@ def test_gzip_and_byte_order_mark(tmp_path):
             r"a.jsonl:1: entity 'x' says 'bc', but the text from 0 to 2 is 'ab'",
         ),
         ("a.jsonl", b'{"text": "a", "entities": [{"label": "x", "start": 0}]}', "has no 'end'"),
-        ("a.jsonl", b'{"text": "a", "entities": [1]}', "a.jsonl:1: is not a record of nomina"),
+        (
+            "a.jsonl",
+            b'{"text": "a", "entities": [1]}',
+            r'a.jsonl:1: is not a record of nomina. Expected as in {"text": "to Paris", "entities"',
+        ),
+        (
+            "a.jsonl",
+            b'{"text": "a", "spans": [[0, 1, "x"]]}',
+            r'as in .* "spans": \[{"start": 3',
+        ),
+        (
+            "a.jsonl",
+            b'{"text": "a", "label": [{"start": 0, "end": 1, "label": "x"}]}',
+            r'not a record of doccano. Expected as in .*\[\[3, 8, "city"\]\]',
+        ),
         ("a.json", b'[{"text": "a", "entities": [null]}]', "record 1: is not a record of nomina"),
         (
             "a.jsonl",

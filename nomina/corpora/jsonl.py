@@ -24,15 +24,18 @@ from nomina.corpora.corpus import (
 )
 from nomina.corpora.files import BadLine, check_is_file, read_lines, read_text, write_whole
 from nomina.entities import Entity, Example, LabelSet, Span, join_words
-from nomina.errors import DataError, LabelError
+from nomina.errors import DataError, LabelError, NominaError
 
 Record = Mapping[str, Any]
 TEXT_LEFT_OUT = "fields left out, because another one was named as the text: text"
+
+OUR_SHAPE = '{"text": "to Paris", "entities": [{"start": 3, "end": 8, "label": "city"}]}'
 
 
 class Dialect(NamedTuple):
     """How one tool writes a record."""
 
+    shape: str  # a record, to be shown where another one is not like it
     parse: Callable[[Record, Report, str, str], Example | None]  # None: left out, and counted
     render: Callable[[Example, Report], dict[str, Any]]
 
@@ -99,6 +102,7 @@ def read_dialect(name: str | None) -> Callable[[Path, Report, str], Iterator[Exa
         index = -1
         for place, record, raw in read_records(path, report):
             index += 1
+            dialect = name or "nomina"
             try:
                 if not isinstance(record, dict):
                     raise DataError(f"expected an object, was: {type(record).__name__}")
@@ -112,14 +116,28 @@ def read_dialect(name: str | None) -> Callable[[Path, Report, str], Iterator[Exa
                 reason = str(error).removeprefix(f"{place}: ")
                 report.reject(place, reason, raw or json.dumps(record, ensure_ascii=True))
             except (KeyError, TypeError, ValueError, AttributeError) as error:
-                what = f"has no {error}" if isinstance(error, KeyError) else str(error)
-                reason = f"is not a record of {name or 'a known tool'}: {what}"
+                reason = misshapen(error, f"a record of {dialect}", DIALECTS[dialect].shape)
                 report.reject(place, reason, raw or json.dumps(record, ensure_ascii=True))
             else:
                 if example is not None:
                     yield example
 
     return read
+
+
+def misshapen(error: Exception, kind: str, shape: str) -> str:
+    """Say that a record is not of a kind, what it lacks, and how one of that kind looks.
+
+    What Python says of a wrong type is left out, it tells of our code and not of the record.
+
+    Example:
+        >>> print(misshapen(KeyError("start"), "a span", '{"start": 0, "end": 3}'))
+        is not a span: has no 'start'. Expected as in {"start": 0, "end": 3}
+    """
+    if isinstance(error, NominaError):
+        return str(error)
+    lacks = f": has no {error}" if isinstance(error, KeyError) else ""
+    return f"is not {kind}{lacks}. Expected as in {shape}"
 
 
 def _named_text(record: Record, key: str, report: Report, place: str) -> Record:
@@ -498,7 +516,7 @@ def _parse_doccano(record: Record, report: Report, place: str, index: str) -> Ex
     if record.get("entities"):
         found = [(e["start_offset"], e["end_offset"], e["label"]) for e in record["entities"]]
     else:
-        found = [(a, b, c) for a, b, c in record.get("label", record.get("labels")) or ()]
+        found = [_three(entity) for entity in record.get("label", record.get("labels")) or ()]
     entities = [_entity(text, label, start, end) for start, end, label in found]
     return build_example(
         text,
@@ -508,6 +526,12 @@ def _parse_doccano(record: Record, report: Report, place: str, index: str) -> Ex
         id=_own_id(record, index),
         extra=_rest(record, _DOCCANO),
     )
+
+
+def _three(entity: Any) -> tuple[Any, Any, Any]:
+    if not isinstance(entity, list) or len(entity) != 3:
+        raise TypeError(f"expected [start, end, label], was: {entity!r}")
+    return entity[0], entity[1], entity[2]
 
 
 def _render_doccano(example: Example, report: Report) -> dict[str, Any]:
@@ -584,11 +608,28 @@ def _render_prodigy(example: Example, report: Report) -> dict[str, Any]:
 
 
 DIALECTS = {
-    "nomina": Dialect(_parse_ours, _render_ours),
-    "gner": Dialect(_parse_gner, _render_gner),
-    "tokens": Dialect(_parse_gner, _render_tokens),
-    "gliner": Dialect(_parse_gliner, _render_gliner),
-    "doccano": Dialect(_parse_doccano, _render_doccano),
-    "prodigy": Dialect(_parse_prodigy, _render_prodigy),
+    "nomina": Dialect(OUR_SHAPE, _parse_ours, _render_ours),
+    "gner": Dialect(
+        '{"instance": {"words": ["to", "Paris"], "labels": ["O", "B-city"]}}',
+        _parse_gner,
+        _render_gner,
+    ),
+    "tokens": Dialect(
+        '{"tokens": ["to", "Paris"], "labels": ["O", "B-city"]}', _parse_gner, _render_tokens
+    ),
+    "gliner": Dialect(
+        '{"tokenized_text": ["to", "Paris"], "ner": [[1, 1, "city"]]}',
+        _parse_gliner,
+        _render_gliner,
+    ),
+    "doccano": Dialect(
+        '{"text": "to Paris", "label": [[3, 8, "city"]]}', _parse_doccano, _render_doccano
+    ),
+    "prodigy": Dialect(
+        '{"text": "to Paris", "tokens": [{"text": "to", "start": 0, "end": 2}, {"text": "Paris", '
+        '"start": 3, "end": 8}], "spans": [{"start": 3, "end": 8, "label": "city"}]}',
+        _parse_prodigy,
+        _render_prodigy,
+    ),
 }
 _OF_TEXTS = ("nomina", "doccano", "prodigy")

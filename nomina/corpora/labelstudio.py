@@ -14,11 +14,15 @@ from typing import Any
 
 from nomina.corpora.corpus import Report, build_example
 from nomina.corpora.files import write_whole
-from nomina.corpora.jsonl import read_records, scored_entities
+from nomina.corpora.jsonl import misshapen, read_records, scored_entities
 from nomina.entities import Entity, Example
-from nomina.errors import DataError
+from nomina.errors import DataError, LabelError
 
 _TASK_KEYS = frozenset({"id", "data", "annotations", "predictions", "completions"})
+_SHAPE = (
+    '{"data": {"text": "to Paris"}, "annotations": [{"result": [{"type": "labels", "value": '
+    '{"start": 3, "end": 8, "labels": ["city"]}}]}]}'
+)
 _OF_THE_TASK = frozenset(
     """
     meta created_at updated_at inner_id total_annotations cancelled_annotations total_predictions
@@ -63,12 +67,12 @@ def read_label_studio(path: Path, report: Report, text_column: str = "") -> Iter
         index += 1
         try:
             yield _parse(task, report, place, str(index), text_column)
-        except DataError as error:
+        except (DataError, LabelError) as error:
             reason = str(error).removeprefix(f"{place}: ")
             report.reject(place, reason, raw or json.dumps(task))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            what = f"has no {error}" if isinstance(error, KeyError) else str(error)
-            report.reject(place, f"is not a task of Label Studio: {what}", raw or json.dumps(task))
+            reason = misshapen(error, "a task of Label Studio", _SHAPE)
+            report.reject(place, reason, raw or json.dumps(task))
 
 
 def _parse(task: Any, report: Report, place: str, index: str, text_column: str) -> Example:

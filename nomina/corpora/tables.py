@@ -27,7 +27,14 @@ from nomina.corpora.files import (
     write_whole_folder,
     write_whole_path,
 )
-from nomina.corpora.jsonl import DIALECTS, TEXT_LEFT_OUT, label_table, scored_entities
+from nomina.corpora.jsonl import (
+    DIALECTS,
+    OUR_SHAPE,
+    TEXT_LEFT_OUT,
+    label_table,
+    misshapen,
+    scored_entities,
+)
 from nomina.entities import Example
 from nomina.errors import DataError, LabelError, MissingExtraError
 
@@ -91,9 +98,8 @@ def _parse_rows(
             raw = json.dumps(row, ensure_ascii=True, default=str)
             report.reject(place, str(error).removeprefix(f"{place}: "), raw)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            what = f"has no {error}" if isinstance(error, KeyError) else str(error)
             raw = json.dumps(row, ensure_ascii=True, default=str)
-            report.reject(place, f"cannot be read: {what}", raw)
+            report.reject(place, misshapen(error, "a row of texts and entities", OUR_SHAPE), raw)
         else:
             if example is not None:
                 yield example
