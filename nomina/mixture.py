@@ -376,7 +376,7 @@ class Mixture:
         if defined and rng.random() < config.p_symbol:
             example, label_set = _hide_names(example, label_set, rng)
             demonstrations = ()
-        example = _write(example, config, rng)
+        example = write_as_people(example, config, rng)
         return Question(example, label_set, defined, demonstrations, name)
 
     def _labels(
@@ -570,8 +570,11 @@ def _hide_names(example: Example, labels: LabelSet, rng: random.Random) -> tuple
     return replace(example, spans=spans), LabelSet(tuple(hidden))
 
 
-def _write(example: Example, config: MixtureConfig, rng: random.Random) -> Example:
-    """Write the passage as people, chats or OCR do."""
+def write_as_people(example: Example, config: MixtureConfig, rng: random.Random) -> Example:
+    """Write a passage as people, chats or OCR do, as often as the settings say.
+
+    Words and entities stay, unless punctuation is left out or a word is misspelt.
+    """
     if rng.random() < config.p_lower:
         example = _rebuild([word.lower() for word in example.words], example)
         if rng.random() < 0.5:

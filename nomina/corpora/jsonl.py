@@ -24,12 +24,10 @@ from nomina.corpora.corpus import (
 )
 from nomina.corpora.files import BadLine, check_is_file, read_lines, read_text, write_whole
 from nomina.entities import Entity, Example, LabelSet, Span, join_words
-from nomina.errors import DataError, LabelError, NominaError
+from nomina.errors import DataError, NominaError
 
 Record = Mapping[str, Any]
 TEXT_LEFT_OUT = "fields left out, because another one was named as the text: text"
-
-OUR_SHAPE = '{"text": "to Paris", "entities": [{"start": 3, "end": 8, "label": "city"}]}'
 
 
 class Dialect(NamedTuple):
@@ -112,11 +110,9 @@ def read_dialect(name: str | None) -> Callable[[Path, Report, str], Iterator[Exa
                 if text_column and dialect in _OF_TEXTS:
                     record = _named_text(record, text_column, report, place)
                 example = DIALECTS[dialect].parse(record, report, place, str(index))
-            except (DataError, LabelError) as error:
-                reason = str(error).removeprefix(f"{place}: ")
-                report.reject(place, reason, raw or json.dumps(record, ensure_ascii=True))
             except (KeyError, TypeError, ValueError, AttributeError) as error:
-                reason = misshapen(error, f"a record of {dialect}", DIALECTS[dialect].shape)
+                kind, shape = f"a record of {dialect}", DIALECTS[dialect].shape
+                reason = say_why(error, place, kind, shape)
                 report.reject(place, reason, raw or json.dumps(record, ensure_ascii=True))
             else:
                 if example is not None:
@@ -125,17 +121,17 @@ def read_dialect(name: str | None) -> Callable[[Path, Report, str], Iterator[Exa
     return read
 
 
-def misshapen(error: Exception, kind: str, shape: str) -> str:
-    """Say that a record is not of a kind, what it lacks, and how one of that kind looks.
+def say_why(error: Exception, place: str, kind: str, shape: str) -> str:
+    """Say why a record cannot be read: our own words, or what it lacks and how one should look.
 
     What Python says of a wrong type is left out, it tells of our code and not of the record.
 
     Example:
-        >>> print(misshapen(KeyError("start"), "a span", '{"start": 0, "end": 3}'))
+        >>> print(say_why(KeyError("start"), "a.jsonl:1", "a span", '{"start": 0, "end": 3}'))
         is not a span: has no 'start'. Expected as in {"start": 0, "end": 3}
     """
     if isinstance(error, NominaError):
-        return str(error)
+        return str(error).removeprefix(f"{place}: ")
     lacks = f": has no {error}" if isinstance(error, KeyError) else ""
     return f"is not {kind}{lacks}. Expected as in {shape}"
 
@@ -530,7 +526,7 @@ def _parse_doccano(record: Record, report: Report, place: str, index: str) -> Ex
 
 def _three(entity: Any) -> tuple[Any, Any, Any]:
     if not isinstance(entity, list) or len(entity) != 3:
-        raise TypeError(f"expected [start, end, label], was: {entity!r}")
+        raise DataError(f"`label` must hold [start, end, label], was: {entity!r:.100}")
     return entity[0], entity[1], entity[2]
 
 
@@ -608,7 +604,11 @@ def _render_prodigy(example: Example, report: Report) -> dict[str, Any]:
 
 
 DIALECTS = {
-    "nomina": Dialect(OUR_SHAPE, _parse_ours, _render_ours),
+    "nomina": Dialect(
+        '{"text": "to Paris", "entities": [{"start": 3, "end": 8, "label": "city"}]}',
+        _parse_ours,
+        _render_ours,
+    ),
     "gner": Dialect(
         '{"instance": {"words": ["to", "Paris"], "labels": ["O", "B-city"]}}',
         _parse_gner,

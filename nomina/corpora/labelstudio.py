@@ -14,12 +14,12 @@ from typing import Any
 
 from nomina.corpora.corpus import Report, build_example
 from nomina.corpora.files import write_whole
-from nomina.corpora.jsonl import misshapen, read_records, scored_entities
+from nomina.corpora.jsonl import read_records, say_why, scored_entities
 from nomina.entities import Entity, Example
-from nomina.errors import DataError, LabelError
+from nomina.errors import DataError
 
 _TASK_KEYS = frozenset({"id", "data", "annotations", "predictions", "completions"})
-_SHAPE = (
+SHAPE = (
     '{"data": {"text": "to Paris"}, "annotations": [{"result": [{"type": "labels", "value": '
     '{"start": 3, "end": 8, "labels": ["city"]}}]}]}'
 )
@@ -67,11 +67,8 @@ def read_label_studio(path: Path, report: Report, text_column: str = "") -> Iter
         index += 1
         try:
             yield _parse(task, report, place, str(index), text_column)
-        except (DataError, LabelError) as error:
-            reason = str(error).removeprefix(f"{place}: ")
-            report.reject(place, reason, raw or json.dumps(task))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            reason = misshapen(error, "a task of Label Studio", _SHAPE)
+            reason = say_why(error, place, "a task of Label Studio", SHAPE)
             report.reject(place, reason, raw or json.dumps(task))
 
 

@@ -29,14 +29,13 @@ from nomina.corpora.files import (
 )
 from nomina.corpora.jsonl import (
     DIALECTS,
-    OUR_SHAPE,
     TEXT_LEFT_OUT,
     label_table,
-    misshapen,
+    say_why,
     scored_entities,
 )
 from nomina.entities import Example
-from nomina.errors import DataError, LabelError, MissingExtraError
+from nomina.errors import DataError, MissingExtraError
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 _COLUMNS = ("id", "text", "entities", "offsets", "label_set", "source")
@@ -94,12 +93,10 @@ def _parse_rows(
     for index, (place, row) in enumerate(rows):
         try:
             example = _parse_row(row, text_column, report, place, str(index))
-        except (DataError, LabelError) as error:
-            raw = json.dumps(row, ensure_ascii=True, default=str)
-            report.reject(place, str(error).removeprefix(f"{place}: "), raw)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raw = json.dumps(row, ensure_ascii=True, default=str)
-            report.reject(place, misshapen(error, "a row of texts and entities", OUR_SHAPE), raw)
+            shape = DIALECTS["nomina" if text_column else "tokens"].shape
+            report.reject(place, say_why(error, place, "a row with such columns", shape), raw)
         else:
             if example is not None:
                 yield example
