@@ -14,6 +14,9 @@ from nomina.errors import ModelError
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
+    """An empty cache on a disk with room for the real base; what is made here has some bytes."""
+    usage = types.SimpleNamespace(free=base._NEEDED_BYTES)
+    monkeypatch.setattr(base.shutil, "disk_usage", lambda _: usage)
     monkeypatch.setenv("NOMINA_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -88,7 +91,7 @@ def test_two_at_once_make_it_once(cache, quick):
 
 
 def test_a_full_disk_is_said_before_work_begins(cache, quick, monkeypatch):
-    usage = types.SimpleNamespace(free=10_000_000)
+    usage = types.SimpleNamespace(free=base._NEEDED_BYTES - 1)
     monkeypatch.setattr(base.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(ModelError, match="free some space or set NOMINA_CACHE"):
         base.prepare_base(show_progress=False)
