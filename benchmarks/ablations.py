@@ -25,8 +25,9 @@ import sys
 import time
 from pathlib import Path
 
-from nomina import batches
+from nomina import batches, material
 from nomina.cli import app
+from nomina.corpora import read_index
 from nomina.formats import FORMATS, GnerFormat, InlineFormat
 from nomina.recipes import Recipe
 from nomina.training import train
@@ -47,6 +48,8 @@ ARMS = {
     "another seed": {"seed": 101},
     "with an instruction": {"instruction": True},
     "gner without its instruction": {"format": "gner", "instruction": False},
+    "English alone": {"english": True},
+    "phrases as labels": {"mixture": {"p_phrase": 0.3}},
 }
 INSTRUCTION = """\
 Please analyze the text provided and mark every entity in it that is of one of the types.
@@ -110,6 +113,31 @@ def near_entities(encode, reach):
     return encode_near
 
 
+def foreign_sources():
+    """Corpora, and tasks of written passages, in other languages than English."""
+    languages = {name: entry["language"] for name, entry in read_index().items()}
+    foreign = {name for name, language in languages.items() if not language.startswith("en")}
+    for path in (ROOT / "corpora" / "written").glob("languages*.txt"):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        foreign |= {f"written: {line[3:]}" for line in lines if line.startswith("## ")}
+    return foreign
+
+
+def read_english(read_corpora):
+    """Wrap `read_corpora`: neither corpora nor passages of other languages are trained on."""
+
+    def read(names):
+        foreign = foreign_sources()
+        kept = []
+        for corpus in read_corpora(names):
+            rows = [row for row in corpus.examples if row.source not in foreign]
+            if corpus.name not in foreign:
+                kept.append(dataclasses.replace(corpus, examples=rows))
+        return kept
+
+    return read
+
+
 def folder_of(name, options):
     return options.output / f"{name.replace(' ', '-')}-{options.steps}"
 
@@ -120,14 +148,21 @@ def train_arm(name, options):
     changes = {**ARMS[name]}
     changes.pop("instruction", None)
     near = changes.pop("near", None)
+    is_english = changes.pop("english", False)
     values = Recipe.read(ROOT / "recipes" / "default.toml")
     mixture = {**values.mixture, **changes.pop("mixture", {})}
+    if is_english:
+        foreign = foreign_sources()
+        shares = mixture["shares"].items()
+        mixture["shares"] = {name: share for name, share in shares if name not in foreign}
     recipe = dataclasses.replace(
         values, output=str(folder), steps=options.steps, mixture=mixture, dev=(),
         evaluate_every=options.steps, save_every=25, heads=0, **changes,
     )  # fmt: skip
     if (folder / "minutes.json").is_file():
         return folder
+    if is_english:
+        material._read_corpora = read_english(material._read_corpora)
     if near is not None:
         batches.encode = near_entities(batches.encode, near)
     last = [0.0]

@@ -82,6 +82,8 @@ class MixtureConfig:
         p_define: Show definitions; those of a passage's own label set are shown nine times in ten.
         p_demonstrate: Show one or two solved examples of the same corpus.
         p_symbol: Hide a defined label behind a symbol (symbol tuning, Wei et al. 2023).
+        p_phrase: Ask for the defined labels of a question, all or half of them, by what they mean
+            in place of their names (`one who paints` for `painter`).
         p_merge: Join up to three neighbouring passages into one short document.
         p_natural: Restore the spacing that people write, where words are joined by spaces.
         p_lower: Lower-case the text; half of these lose their punctuation too.
@@ -104,6 +106,7 @@ class MixtureConfig:
     p_define: float = 0.25
     p_demonstrate: float = 0.03
     p_symbol: float = 0.02
+    p_phrase: float = 0.0
     p_merge: float = 0.1
     p_natural: float = 0.4
     p_lower: float = 0.08
@@ -376,6 +379,9 @@ class Mixture:
         if defined and rng.random() < config.p_symbol:
             example, label_set = _hide_names(example, label_set, rng)
             demonstrations = ()
+        elif defined and config.p_phrase and rng.random() < config.p_phrase:
+            example, label_set = _ask_in_phrases(example, label_set, rng)
+            demonstrations = ()
         example = write_as_people(example, config, rng)
         return Question(example, label_set, defined, demonstrations, name)
 
@@ -568,6 +574,26 @@ def _hide_names(example: Example, labels: LabelSet, rng: random.Random) -> tuple
         hidden.append(replace(label, name=name))
     spans = tuple(replace_label(s, names.get(s.label, s.label)) for s in example.spans)
     return replace(example, spans=spans), LabelSet(tuple(hidden))
+
+
+def _ask_in_phrases(
+    example: Example, labels: LabelSet, rng: random.Random
+) -> tuple[Example, LabelSet]:
+    taken = {normalize_label(label.name) for label in labels}
+    share = 1.0 if rng.random() < 0.6 else 0.5
+    names: dict[str, str] = {}
+    asked = []
+    for label in labels:
+        phrase = label.definition.replace(";", ",")  # which stands between labels
+        if rng.random() < 0.5:
+            phrase = phrase.partition(", such as ")[0]
+        if phrase and normalize_label(phrase) not in taken and rng.random() < share:
+            taken.add(normalize_label(phrase))
+            names[label.name] = phrase
+            label = Label(phrase)
+        asked.append(label)
+    spans = tuple(replace_label(s, names.get(s.label, s.label)) for s in example.spans)
+    return replace(example, spans=spans), LabelSet(tuple(asked))
 
 
 def write_as_people(example: Example, config: MixtureConfig, rng: random.Random) -> Example:

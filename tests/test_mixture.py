@@ -149,6 +149,17 @@ def test_every_way_of_asking_occurs(cards):
     assert any(label.definition for question in questions for label in question.labels)
 
 
+def test_phrases_stand_in_place_of_names(cards):
+    config = MixtureConfig(p_define=1, p_symbol=0, p_phrase=1, p_lower=0, p_typos=0, p_rename=0)
+    asked = set()
+    for question in draw(cards, config=config):
+        names = set(question.labels.names)
+        assert {span.label for span in question.example.spans} <= names
+        asked |= names
+    assert {"a person in politics", "a large town"} <= asked
+    assert {"politician", "city"} <= asked  # half of the questions keep half of the names
+
+
 def test_long_passages_are_cut_outside_entities(cards):
     row = Example.from_tags(["w"] * 20, ["O"] * 9 + ["B-gene", "I-gene"] + ["O"] * 9)
     mixture = Mixture({"long": [row]}, {}, cards, MixtureConfig(max_words=10, p_merge=0))
