@@ -585,8 +585,6 @@ def _ask_in_phrases(
     asked = []
     for label in labels:
         phrase = label.definition.replace(";", ",")  # which stands between labels
-        if rng.random() < 0.5:
-            phrase = phrase.partition(", such as ")[0]
         if phrase and normalize_label(phrase) not in taken and rng.random() < share:
             taken.add(normalize_label(phrase))
             names[label.name] = phrase
