@@ -123,19 +123,16 @@ def foreign_sources():
     return foreign
 
 
-def read_english(read_corpora):
-    """Wrap `read_corpora`: neither corpora nor passages of other languages are trained on."""
+def without(read_corpora, sources):
+    """Wrap `read_corpora`: neither these corpora nor passages from these sources are read."""
 
     def read(names):
-        foreign = foreign_sources()
-        kept = []
         for corpus in read_corpora(names):
-            rows = [row for row in corpus.examples if row.source not in foreign]
-            if corpus.name not in foreign:
-                kept.append(dataclasses.replace(corpus, examples=rows))
-        return kept
+            rows = [row for row in corpus.examples if row.source not in sources]
+            if corpus.name not in sources:
+                yield dataclasses.replace(corpus, examples=rows)
 
-    return read
+    return lambda names: list(read(names))
 
 
 def folder_of(name, options):
@@ -162,7 +159,7 @@ def train_arm(name, options):
     if (folder / "minutes.json").is_file():
         return folder
     if is_english:
-        material._read_corpora = read_english(material._read_corpora)
+        material._read_corpora = without(material._read_corpora, foreign)
     if near is not None:
         batches.encode = near_entities(batches.encode, near)
     last = [0.0]

@@ -10,13 +10,12 @@ has seen; kinds are those of `label_cards.jsonl`.
 
 import argparse
 import dataclasses
-import json
-import os
 import random
-import subprocess
 import sys
-import tempfile
+from functools import partial
 from pathlib import Path
+
+from rewritten import print_table
 
 from nomina.corpora import read_corpus, write_examples
 from nomina.entities import Label, LabelSet
@@ -96,18 +95,6 @@ def write(folder, form, limit):
     return paths
 
 
-def score(paths, form, options):
-    command = [sys.executable, "-m", "nomina.cli", "evaluate", "--json", "--metric", "gner,strict"]
-    command += ["--no-errors", "--output", paths[0].parent / "found"]
-    command += ["--threshold", options.threshold]
-    command += ["--model", options.model] if options.model else []
-    command += ["--definitions" if FORMS[form][2] else "--no-definitions"]
-    for path in paths:
-        command += ["--data", path]
-    done = subprocess.run([str(x) for x in command], check=True, stdout=subprocess.PIPE, text=True)
-    return json.loads(done.stdout)["average"]
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", default="", help="the default model, if not given")
@@ -115,15 +102,11 @@ def main():
     parser.add_argument("--threshold", type=float, default=0.0, help="of scores")
     parser.add_argument("--forms", nargs="+", default=list(FORMS), choices=FORMS)
     options = parser.parse_args()
-    if not os.environ.get("NOMINA_DATA"):
-        sys.exit("set NOMINA_DATA to the folder of the corpora")
-    print("| asked in | F1 | | strict |\n|---|---|---|---|")
-    for form in options.forms:
-        with tempfile.TemporaryDirectory() as folder:
-            average = score(write(Path(folder), form, options.limit), form, options)
-        f1, low, high = (100 * average["gner"][key] for key in ("f1", "low", "high"))
-        strict = 100 * average["strict"]["f1"]
-        print(f"| {form} | {f1:.1f} | {low:.1f} to {high:.1f} | {strict:.1f} |", flush=True)
+    shown = {True: "--definitions", False: "--no-definitions"}
+    asked = {
+        form: [shown[FORMS[form][2]], "--threshold", options.threshold] for form in options.forms
+    }
+    print_table("asked for as", asked, partial(write, limit=options.limit), options)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,9 @@ entities of one sentence are the same in every form; labels, threshold and sente
 
 import argparse
 import dataclasses
-import json
-import os
 import random
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
+
+from rewritten import print_table
 
 from nomina.corpora import read_corpus, write_examples
 from nomina.mixture import MixtureConfig, write_as_people
@@ -30,9 +26,9 @@ FORMS = {
 }
 
 
-def write(folder, form):
+def write(folder, name_of_form):
     """Write all sets in one form; returns the files."""
-    paths = []
+    form, paths = FORMS[name_of_form], []
     for name in ZERO_SHOT_SETS:
         corpus = read_corpus(f"{name}:dev")
         rows = [dataclasses.replace(row, labels=corpus.labels) for row in corpus.examples]
@@ -47,30 +43,13 @@ def write(folder, form):
     return paths
 
 
-def score(paths, options):
-    command = [sys.executable, "-m", "nomina.cli", "evaluate", "--limit", options.limit, "--json"]
-    command += ["--metric", "gner,strict", "--no-errors", "--output", paths[0].parent / "found"]
-    command += ["--model", options.model] if options.model else []
-    for path in paths:
-        command += ["--data", path]
-    done = subprocess.run([str(x) for x in command], check=True, stdout=subprocess.PIPE, text=True)
-    return json.loads(done.stdout)["average"]
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", default="", help="the default model, if not given")
     parser.add_argument("--limit", type=int, default=100, help="dev sentences of each set")
     options = parser.parse_args()
-    if not os.environ.get("NOMINA_DATA"):
-        sys.exit("set NOMINA_DATA to the folder of the corpora")
-    print("| text | F1 | | strict |\n|---|---|---|---|")
-    for name, form in FORMS.items():
-        with tempfile.TemporaryDirectory() as folder:
-            average = score(write(Path(folder), form), options)
-        f1, low, high = (100 * average["gner"][key] for key in ("f1", "low", "high"))
-        strict = 100 * average["strict"]["f1"]
-        print(f"| {name} | {f1:.1f} | {low:.1f} to {high:.1f} | {strict:.1f} |", flush=True)
+    asked = ["--limit", options.limit]
+    print_table("text", dict.fromkeys(FORMS, asked), write, options)
 
 
 if __name__ == "__main__":

@@ -566,14 +566,12 @@ _SYMBOLS = ["type A", "type B", "type C", "type D", "type E", "type F", "kind 1"
 
 def _hide_names(example: Example, labels: LabelSet, rng: random.Random) -> tuple[Example, LabelSet]:
     symbols = rng.sample(_SYMBOLS, len(_SYMBOLS))
-    names: dict[str, str] = {}
-    hidden = []
-    for label in labels:
-        name = symbols.pop() if label.definition and symbols else label.name
-        names[label.name] = name
-        hidden.append(replace(label, name=name))
-    spans = tuple(replace_label(s, names.get(s.label, s.label)) for s in example.spans)
-    return replace(example, spans=spans), LabelSet(tuple(hidden))
+    hidden = {
+        label.name: replace(label, name=symbols.pop())
+        for label in labels
+        if label.definition and symbols
+    }
+    return _ask_as(example, labels, hidden)
 
 
 def _ask_in_phrases(
@@ -581,17 +579,25 @@ def _ask_in_phrases(
 ) -> tuple[Example, LabelSet]:
     taken = {normalize_label(label.name) for label in labels}
     share = 1.0 if rng.random() < 0.6 else 0.5
-    names: dict[str, str] = {}
-    asked = []
+    phrases: dict[str, Label] = {}
     for label in labels:
         phrase = label.definition.replace(";", ",")  # which stands between labels
         if phrase and normalize_label(phrase) not in taken and rng.random() < share:
             taken.add(normalize_label(phrase))
-            names[label.name] = phrase
-            label = Label(phrase)
-        asked.append(label)
-    spans = tuple(replace_label(s, names.get(s.label, s.label)) for s in example.spans)
-    return replace(example, spans=spans), LabelSet(tuple(asked))
+            phrases[label.name] = Label(phrase)
+    return _ask_as(example, labels, phrases)
+
+
+def _ask_as(
+    example: Example, labels: LabelSet, others: Mapping[str, Label]
+) -> tuple[Example, LabelSet]:
+    """Put other labels in place of some, by their names; entities follow."""
+    spans = tuple(
+        replace_label(span, others[span.label].name) if span.label in others else span
+        for span in example.spans
+    )
+    asked = tuple(others.get(label.name, label) for label in labels)
+    return replace(example, spans=spans), LabelSet(asked)
 
 
 def write_as_people(example: Example, config: MixtureConfig, rng: random.Random) -> Example:
