@@ -32,7 +32,7 @@ from nomina.corpora import (
 from nomina.corpora.files import open_bytes
 from nomina.corpora.jsonl import DIALECTS, read_records
 from nomina.entities import Example, LabelSet, Span, normalize_label
-from nomina.errors import DataError, LabelError, RecipeError
+from nomina.errors import DataError, LabelError
 from nomina.labels import read_labels
 from nomina.mixture import Cards, Mixture, MixtureConfig, label_cards_path
 from nomina.protocols import PROTOCOLS, drop_labels
@@ -148,18 +148,11 @@ def _as_asked(row: Example, labels: LabelSet) -> Example:
 
 
 def _mix(corpora: Sequence[Corpus], settings: Mapping[str, Any]) -> Mixture:
-    config = _config(settings)
+    config = MixtureConfig.of(settings)
     label_sets = {x.name: x.labels for x in corpora if x.name not in _OPEN_TYPE_SETS}
     path = label_cards_path()
     cards = Cards.read(path) if path else None
     return Mixture({x.name: x.examples for x in corpora}, label_sets, cards, config)
-
-
-def _config(settings: Mapping[str, Any]) -> MixtureConfig:
-    try:
-        return MixtureConfig(**settings)
-    except TypeError as error:
-        raise RecipeError(f"mixture: {error}") from error
 
 
 def _corpora_material(recipe: Recipe) -> Material:
@@ -262,7 +255,7 @@ def _own_material(recipe: Recipe) -> Material:
         notes.append("no dev set: the last weights are kept, whatever their F1")
     _check_dev(rows, dev, labels, notes)
     settings = {**_own_settings(train.examples, labels), **recipe.mixture}
-    config = _config(settings)
+    config = MixtureConfig.of(settings)
     rows, places = _cut_long(recipe.data, rows, places, config.max_words, notes)
     mixture = Mixture({recipe.data: rows}, {recipe.data: labels}, None, config)
     source = Source(recipe.data, _licence(recipe.data), len(rows))

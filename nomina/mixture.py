@@ -11,6 +11,7 @@ Knows nothing of tokens or models.
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import json
 import math
@@ -20,6 +21,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from nomina.entities import (
     Entity,
@@ -131,12 +133,40 @@ class MixtureConfig:
         if self.group < 1:
             raise RecipeError(f"group must be 1 or more, was: {self.group}")
 
+    @staticmethod
+    def of(settings: Mapping[str, Any]) -> MixtureConfig:
+        """Build the settings from keys and values.
+
+        Raises:
+            RecipeError: If a key is unknown or a value out of range.
+
+        Example:
+            >>> MixtureConfig.of({"p_typo": 0.1})
+            Traceback (most recent call last):
+            nomina.errors.RecipeError: mixture: unknown keys ['p_typo']; did you mean 'p_typos'?
+        """
+        check_keys(settings, MixtureConfig, "mixture: ")
+        return MixtureConfig(**settings)
+
     def _check_shares(self) -> None:
         if not isinstance(self.shares, (Mapping, type(None))):
             raise RecipeError(f"shares must be a table of numbers, was: {self.shares!r}")
         for name, share in (self.shares or {}).items():
             if not _is_number(share):
                 raise RecipeError(f"the share of {name!r} must be a number, was: {share!r}")
+
+
+def check_keys(values: Mapping[str, Any], kind: type[Any], place: str = "") -> None:
+    """Refuse keys that are no fields of a dataclass.
+
+    Raises:
+        RecipeError: If there is one; says which was meant, or which there are.
+    """
+    known = [item.name for item in fields(kind)]
+    if unknown := sorted(set(values) - set(known)):
+        close = difflib.get_close_matches(unknown[0], known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known are {sorted(known)}"
+        raise RecipeError(f"{place}unknown keys {unknown}; {hint}")
 
 
 def _is_number(value: object) -> bool:

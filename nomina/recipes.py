@@ -8,7 +8,6 @@ in the files.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import os
 import sys
@@ -19,6 +18,7 @@ from typing import Any
 
 from nomina.errors import NominaError, RecipeError
 from nomina.formats import get_format
+from nomina.mixture import MixtureConfig, check_keys
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -204,11 +204,9 @@ class Recipe:
             >>> Recipe.of({"data": "my.jsonl", "output": "my-adapter"}).base
             'default'
         """
-        known = [item.name for item in dataclasses.fields(Recipe)]
-        if unknown := sorted(set(values) - set(known)):
-            close = difflib.get_close_matches(unknown[0], known, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known are {sorted(known)}"
-            raise RecipeError(f"unknown keys {unknown}; {hint}")
+        check_keys(values, Recipe)
+        if isinstance(mixture := values.get("mixture"), Mapping):
+            MixtureConfig.of(mixture)  # an error here can still be told its line
         if "output" not in values:
             raise RecipeError("`output` is missing: the folder for the trained model")
         values = {**(FINE_TUNING if values.get("data") else {}), **values}

@@ -13,6 +13,8 @@ from nomina.recipes import FINE_TUNING, Recipe, default_steps
 @pytest.mark.parametrize(
     ("line", "message"),
     [
+        ("[mixture]\np_typo = 0.1", r"recipe.toml:3: mixture: unknown keys .*mean 'p_typos'"),
+        ("[mixture]\np_typos = 2", r"recipe.toml:3: p_typos is a probability from 0 to 1, was: 2"),
         ("stepps = 3", r"recipe.toml:2: unknown keys \['stepps'\]; did you mean 'steps'"),
         ("rank = 0", r"recipe.toml:2: rank must be 1 or more, was: 0"),
         ("rank = 2.5", "rank must be a whole number, was: 2.5"),
